@@ -1,0 +1,1272 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Each group of struct tun_state against the older interfaces to the same
+ * state: what they set must be read back, and what is restored must be seen
+ * by them.
+ */
+#include <poll.h>
+#include <sys/wait.h>
+
+#include "../kselftest_harness.h"
+#include "tun_state_util.h"
+
+FIXTURE(dev)
+{
+	char name[IFNAMSIZ];
+	int fd;
+	struct state st;
+};
+
+FIXTURE_VARIANT(dev)
+{
+	unsigned int flags;
+};
+
+FIXTURE_VARIANT_ADD(dev, tap)
+{
+	.flags = IFF_TAP | IFF_NO_PI,
+};
+
+FIXTURE_VARIANT_ADD(dev, tun)
+{
+	.flags = IFF_TUN,
+};
+
+FIXTURE_VARIANT_ADD(dev, tap_multi_queue)
+{
+	.flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE,
+};
+
+FIXTURE_VARIANT_ADD(dev, tun_multi_queue)
+{
+	.flags = IFF_TUN | IFF_MULTI_QUEUE | IFF_ONE_QUEUE,
+};
+
+FIXTURE_VARIANT_ADD(dev, tap_napi)
+{
+	.flags = IFF_TAP | IFF_NAPI | IFF_NAPI_FRAGS | IFF_MULTI_QUEUE,
+};
+
+FIXTURE_SETUP(dev)
+{
+	const char *why = tun_state_enter();
+
+	if (why)
+		SKIP(return, "%s", why);
+	memcpy(self->name, "dev0", 5);
+	self->fd = tun_queue(self->name, variant->flags);
+	ASSERT_GE(self->fd, 0);
+}
+
+FIXTURE_TEARDOWN(dev)
+{
+	close(self->fd);
+}
+
+#define GET(group) ASSERT_EQ(0, state_get(self->fd, (group), &self->st))
+#define SET(group) ASSERT_EQ(0, state_set(self->fd, (group), &self->st))
+#define SET_FAILS(err, group)						\
+	do {								\
+		uint64_t _group = (group);				\
+									\
+		ASSERT_EQ(err, state_set(self->fd, _group, &self->st));	\
+		EXPECT_EQ(_group, self->st.s.failed);			\
+	} while (0)
+
+TEST_F(dev, identity)
+{
+	struct tun_state_identity *id = &self->st.s.identity;
+	struct ifreq ifr = { .ifr_mtu = 1400 };
+	struct link_info li;
+	struct stat netns;
+
+	ASSERT_EQ(0, netdev_ioctl(self->name, SIOCSIFMTU, &ifr));
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	ASSERT_EQ(0, stat("/proc/self/ns/net", &netns));
+	GET(TUN_STATE_IDENTITY);
+	EXPECT_EQ(netns.st_ino, id->netns);
+	EXPECT_EQ(li.ifindex, id->ifindex);
+	EXPECT_EQ(1400, id->mtu);
+	EXPECT_EQ(li.type, id->type);
+	EXPECT_EQ(variant->flags & IFF_TAP ? ARPHRD_ETHER : ARPHRD_NONE,
+		  id->type);
+	EXPECT_EQ(li.addr_len, id->addr_len);
+	EXPECT_EQ(0, memcmp(li.addr, id->addr, sizeof(id->addr)));
+	EXPECT_EQ(0, memcmp("dev0\0\0\0\0\0\0\0\0\0\0\0", id->name, 16));
+
+	/* The one link type with a longer address than Ethernet's */
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETLINK, ARPHRD_TUNNEL6));
+	GET(TUN_STATE_IDENTITY);
+	EXPECT_EQ(ARPHRD_TUNNEL6, id->type);
+	EXPECT_EQ(16, id->addr_len);
+
+	SET(TUN_STATE_IDENTITY);
+	EXPECT_EQ(TUN_STATE_IDENTITY, self->st.s.mask);
+	id->mtu++;
+	SET_FAILS(EXDEV, TUN_STATE_IDENTITY);
+}
+
+TEST_F(dev, flags)
+{
+	uint32_t *flags = &self->st.s.device.flags;
+	struct link_info li;
+	struct ifreq ifr;
+
+	GET(TUN_STATE_FLAGS);
+	EXPECT_EQ(variant->flags, *flags);
+
+	*flags ^= IFF_NO_PI;
+	SET(TUN_STATE_FLAGS);
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	EXPECT_EQ(!(*flags & IFF_NO_PI), li.pi);
+
+	*flags ^= IFF_VNET_HDR;
+	SET(TUN_STATE_FLAGS);
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	EXPECT_EQ(!!(*flags & IFF_VNET_HDR), li.vnet_hdr);
+
+	/* TUNGETIFF shows a queue without a filter as IFF_NO_PI */
+	*flags ^= IFF_ONE_QUEUE | IFF_NAPI;
+	*flags &= ~IFF_NAPI_FRAGS;
+	SET(TUN_STATE_FLAGS);
+	ASSERT_EQ(0, ioctl(self->fd, TUNGETIFF, &ifr));
+	EXPECT_EQ(*flags | IFF_NOFILTER, (uint16_t)ifr.ifr_flags);
+	GET(TUN_STATE_FLAGS);
+	EXPECT_EQ((uint16_t)ifr.ifr_flags & ~IFF_NOFILTER,
+		  *flags & ~IFF_NO_PI);
+}
+
+TEST_F(dev, persist)
+{
+	uint32_t *flags = &self->st.s.device.flags;
+	struct link_info li;
+
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETPERSIST, 1));
+	GET(TUN_STATE_FLAGS);
+	EXPECT_EQ(variant->flags | IFF_PERSIST, *flags);
+	*flags &= ~IFF_PERSIST;
+	SET(TUN_STATE_FLAGS);
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	EXPECT_FALSE(li.persist);
+
+	*flags |= IFF_PERSIST;
+	SET(TUN_STATE_FLAGS);
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	EXPECT_TRUE(li.persist);
+	close(self->fd);
+	EXPECT_EQ(li.ifindex, netdev_index(self->name));
+
+	self->fd = tun_queue(self->name, variant->flags);
+	ASSERT_GE(self->fd, 0);
+	GET(TUN_STATE_FLAGS);
+	*flags &= ~IFF_PERSIST;
+	SET(TUN_STATE_FLAGS);
+	close(self->fd);
+	EXPECT_EQ(-1, netdev_index(self->name));
+}
+
+/* Each reference that IFF_PERSIST holds on the module is put, no more */
+TEST_F(dev, persist_module_references)
+{
+	const char *path = "/sys/module/tun/refcnt";
+	uint32_t *flags = &self->st.s.device.flags;
+	char before[16] = "", held[16] = "", after[16] = "";
+	FILE *f;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		f = fopen(path, "r");
+		if (!f)
+			return; /* built in */
+		ASSERT_NE(NULL, fgets(i ? after : before, 16, f));
+		fclose(f);
+		if (i)
+			break;
+
+		GET(TUN_STATE_FLAGS);
+		*flags |= IFF_PERSIST;
+		SET(TUN_STATE_FLAGS);
+		SET(TUN_STATE_FLAGS);
+		f = fopen(path, "r");
+		ASSERT_NE(NULL, f);
+		ASSERT_NE(NULL, fgets(held, 16, f));
+		fclose(f);
+		EXPECT_EQ(atoi(before) + 1, atoi(held));
+		*flags &= ~IFF_PERSIST;
+		SET(TUN_STATE_FLAGS);
+		SET(TUN_STATE_FLAGS);
+	}
+	EXPECT_EQ(atoi(before), atoi(after));
+}
+
+/* The same conditions as for TUNSETIFF */
+TEST_F(dev, napi_frags)
+{
+	uint32_t *flags = &self->st.s.device.flags;
+
+	GET(TUN_STATE_FLAGS);
+	*flags = (*flags & ~IFF_NAPI) | IFF_NAPI_FRAGS;
+	SET_FAILS(EINVAL, TUN_STATE_FLAGS);
+	*flags |= IFF_NAPI;
+	if (variant->flags & IFF_TUN) {
+		SET_FAILS(EINVAL, TUN_STATE_FLAGS);
+		return;
+	}
+
+	*flags &= ~(IFF_NAPI | IFF_NAPI_FRAGS);
+	SET(TUN_STATE_FLAGS);
+	*flags |= IFF_NAPI | IFF_NAPI_FRAGS;
+	ASSERT_EQ(0, net_admin(false));
+	SET_FAILS(EPERM, TUN_STATE_FLAGS);
+	*flags &= ~IFF_NAPI_FRAGS;
+	SET(TUN_STATE_FLAGS);
+
+	ASSERT_EQ(0, net_admin(true));
+	*flags |= IFF_NAPI_FRAGS;
+	SET(TUN_STATE_FLAGS);
+
+	/* What is there already needs no capability */
+	ASSERT_EQ(0, net_admin(false));
+	*flags ^= IFF_ONE_QUEUE;
+	SET(TUN_STATE_FLAGS);
+	GET(TUN_STATE_FLAGS);
+	EXPECT_EQ((variant->flags | IFF_NAPI | IFF_NAPI_FRAGS) ^ IFF_ONE_QUEUE,
+		  *flags);
+}
+
+/* TUNSETIFF is for the owner, TUNSETPERSIST for whoever has the file */
+TEST_F(dev, flags_of_another_owner)
+{
+	uint32_t *flags = &self->st.s.device.flags;
+
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETOWNER, 4711));
+	ASSERT_EQ(0, net_admin(false));
+	GET(TUN_STATE_FLAGS);
+	*flags ^= IFF_VNET_HDR;
+	SET_FAILS(EPERM, TUN_STATE_FLAGS);
+	*flags ^= IFF_VNET_HDR | IFF_PERSIST;
+	SET(TUN_STATE_FLAGS);
+	*flags ^= IFF_PERSIST;
+	SET(TUN_STATE_FLAGS);
+
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETOWNER, 0));
+	*flags ^= IFF_VNET_HDR;
+	SET(TUN_STATE_FLAGS);
+}
+
+TEST_F(dev, owner)
+{
+	struct tun_state_owner *owner = &self->st.s.owner;
+	struct link_info li;
+
+	GET(TUN_STATE_OWNER);
+	EXPECT_EQ((uint32_t)-1, owner->uid);
+	EXPECT_EQ((uint32_t)-1, owner->gid);
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETOWNER, 1234));
+	GET(TUN_STATE_OWNER);
+	EXPECT_EQ(1234, owner->uid);
+	EXPECT_EQ((uint32_t)-1, owner->gid);
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETGROUP, 5678));
+	GET(TUN_STATE_OWNER);
+	EXPECT_EQ(1234, owner->uid);
+	EXPECT_EQ(5678, owner->gid);
+
+	owner->uid = 77;
+	owner->gid = 78;
+	SET(TUN_STATE_OWNER);
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	EXPECT_EQ(77, li.owner);
+	EXPECT_EQ(78, li.group);
+
+	owner->uid = -1;
+	SET(TUN_STATE_OWNER);
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	EXPECT_FALSE(li.has_owner);
+	EXPECT_TRUE(li.has_group);
+	owner->gid = -1;
+	SET(TUN_STATE_OWNER);
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	EXPECT_FALSE(li.has_group);
+}
+
+/* A user namespace that maps root only */
+static int owner_in_userns(int fd)
+{
+	struct state st, before;
+
+	if (unshare(CLONE_NEWUSER))
+		return 10;
+	write_file("/proc/self/setgroups", "deny");
+	write_file("/proc/self/uid_map", "0 0 1");
+	write_file("/proc/self/gid_map", "0 0 1");
+
+	if (state_get(fd, TUN_STATE_OWNER, &st))
+		return 11;
+	if (st.s.owner.uid != 65534 || st.s.owner.gid != 65534)
+		return 12;
+	/* It is not the overflow uid that must be set now */
+	if (state_check(fd, TUN_STATE_OWNER, &st) || st.s.mask)
+		return 13;
+	if (state_set(fd, TUN_STATE_OWNER, &st))
+		return 14;
+	before = st;
+	st.s.owner.uid = 4242;
+	if (state_set(fd, TUN_STATE_OWNER, &st) != EINVAL ||
+	    st.s.failed != TUN_STATE_OWNER)
+		return 15;
+	st = before;
+	st.s.owner.gid = 4242;
+	if (state_set(fd, TUN_STATE_OWNER, &st) != EINVAL)
+		return 16;
+	/* One that is known, and the other left alone */
+	st = before;
+	st.s.owner.gid = 0;
+	if (state_set(fd, TUN_STATE_OWNER, &st))
+		return 17;
+	return 0;
+}
+
+TEST_F(dev, owner_user_namespace)
+{
+	int status;
+	pid_t pid;
+
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETOWNER, 1234));
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETGROUP, 5678));
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(owner_in_userns(self->fd));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_TRUE(WIFEXITED(status));
+	EXPECT_EQ(0, WEXITSTATUS(status));
+	GET(TUN_STATE_OWNER);
+	EXPECT_EQ(1234, self->st.s.owner.uid);
+	EXPECT_EQ(0, self->st.s.owner.gid);
+}
+
+TEST_F(dev, vnet)
+{
+	struct tun_state_vnet *vnet = &self->st.s.vnet;
+	int size = 12, le = 1, be = 1, cross;
+
+	GET(TUN_STATE_VNET);
+	EXPECT_EQ(10, vnet->hdr_size);
+	EXPECT_EQ(0, vnet->flags);
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETVNETHDRSZ, &size));
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETVNETLE, &le));
+	GET(TUN_STATE_VNET);
+	EXPECT_EQ(12, vnet->hdr_size);
+	EXPECT_EQ(TUN_STATE_VNET_LE, vnet->flags);
+
+	vnet->hdr_size = 20;
+	vnet->flags = 0;
+	SET(TUN_STATE_VNET);
+	ASSERT_EQ(0, ioctl(self->fd, TUNGETVNETHDRSZ, &size));
+	ASSERT_EQ(0, ioctl(self->fd, TUNGETVNETLE, &le));
+	EXPECT_EQ(20, size);
+	EXPECT_EQ(0, le);
+	vnet->flags = TUN_STATE_VNET_LE;
+	SET(TUN_STATE_VNET);
+	ASSERT_EQ(0, ioctl(self->fd, TUNGETVNETLE, &le));
+	EXPECT_EQ(1, le);
+
+	vnet->flags = TUN_STATE_VNET_BE;
+	cross = !ioctl(self->fd, TUNSETVNETBE, &be);
+	if (!cross) {
+		SET_FAILS(EINVAL, TUN_STATE_VNET);
+	} else {
+		be = 0;
+		ASSERT_EQ(0, ioctl(self->fd, TUNSETVNETBE, &be));
+		SET(TUN_STATE_VNET);
+		ASSERT_EQ(0, ioctl(self->fd, TUNGETVNETBE, &be));
+		EXPECT_EQ(1, be);
+		GET(TUN_STATE_VNET);
+		EXPECT_EQ(TUN_STATE_VNET_BE, vnet->flags);
+	}
+	/* The other flags of the device are where these are */
+	GET(TUN_STATE_FLAGS);
+	EXPECT_EQ(variant->flags, self->st.s.device.flags);
+}
+
+/* Whatever TUNSETOFFLOAD says, TUNSETSTATE says too */
+TEST_F(dev, offload)
+{
+	struct tun_state_offload *offload = &self->st.s.offload;
+	char name[IFNAMSIZ] = "dev1";
+	struct state other;
+	uint32_t f, valid = 0;
+	int fd;
+
+	fd = tun_queue(name, variant->flags);
+	ASSERT_GE(fd, 0);
+	for (f = 0; f < 1024; f++) {
+		int err;
+
+		/* Start from something that is never what follows */
+		ASSERT_EQ(0, ioctl(fd, TUNSETOFFLOAD, f ? 0 : TUN_F_CSUM));
+		ASSERT_EQ(0, ioctl(self->fd, TUNSETOFFLOAD,
+				   f ? 0 : TUN_F_CSUM));
+		err = ioctl(fd, TUNSETOFFLOAD, f) ? errno : 0;
+		GET(TUN_STATE_OFFLOAD);
+		if (!err)
+			valid |= f;
+		offload->enabled = f;
+		offload->supported = f;
+		ASSERT_EQ(err, state_set(self->fd, TUN_STATE_OFFLOAD,
+					 &self->st)) {
+			TH_LOG("offloads %#x", f);
+		}
+		ASSERT_EQ(0, state_get(fd, TUN_STATE_OFFLOAD, &other));
+		GET(TUN_STATE_OFFLOAD);
+		EXPECT_EQ(other.s.offload.enabled, offload->enabled);
+		EXPECT_EQ(err ? !f : f & ~TUN_F_UFO, offload->enabled);
+	}
+	EXPECT_EQ(valid, offload->supported);
+
+	/* Without effect means without difference */
+	offload->enabled = TUN_F_CSUM;
+	SET(TUN_STATE_OFFLOAD);
+	offload->enabled = TUN_F_CSUM | TUN_F_UFO;
+	ASSERT_EQ(0, state_check(self->fd, TUN_STATE_OFFLOAD, &self->st));
+	EXPECT_EQ(0, self->st.s.mask);
+
+	offload->enabled = 0x80000000;
+	SET_FAILS(EINVAL, TUN_STATE_OFFLOAD);
+	close(fd);
+}
+
+/* The stack sees it, too */
+TEST_F(dev, offload_features)
+{
+	struct tun_state_offload *offload = &self->st.s.offload;
+	struct ethtool_value tso = { .cmd = ETHTOOL_GTSO };
+
+	GET(TUN_STATE_OFFLOAD);
+	offload->enabled = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
+	SET(TUN_STATE_OFFLOAD);
+	ASSERT_EQ(0, netdev_ethtool(self->name, &tso));
+	EXPECT_EQ(1, tso.data);
+
+	/* Setting what is there must not undo what the administrator wants */
+	tso.cmd = ETHTOOL_STSO;
+	tso.data = 0;
+	ASSERT_EQ(0, netdev_ethtool(self->name, &tso));
+	SET(TUN_STATE_OFFLOAD);
+	tso.cmd = ETHTOOL_GTSO;
+	ASSERT_EQ(0, netdev_ethtool(self->name, &tso));
+	EXPECT_EQ(0, tso.data);
+
+	offload->enabled = TUN_F_CSUM;
+	SET(TUN_STATE_OFFLOAD);
+	offload->enabled = TUN_F_CSUM | TUN_F_TSO4;
+	SET(TUN_STATE_OFFLOAD);
+	ASSERT_EQ(0, netdev_ethtool(self->name, &tso));
+	EXPECT_EQ(1, tso.data);
+}
+
+TEST_F(dev, sndbuf)
+{
+	struct tun_state_sndbuf *sndbuf = &self->st.s.sndbuf;
+	int value = 50000;
+
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETSNDBUF, &value));
+	GET(TUN_STATE_SNDBUF | TUN_STATE_QUEUE);
+	EXPECT_EQ(50000, sndbuf->device);
+	EXPECT_EQ(50000, sndbuf->queue);
+	EXPECT_EQ(50000, self->st.s.queue.sndbuf);
+
+	sndbuf->device = 70000;
+	sndbuf->queue = 60000;
+	SET(TUN_STATE_SNDBUF);
+	ASSERT_EQ(0, ioctl(self->fd, TUNGETSNDBUF, &value));
+	EXPECT_EQ(60000, value);
+	GET(TUN_STATE_SNDBUF);
+	EXPECT_EQ(70000, sndbuf->device);
+	EXPECT_EQ(60000, sndbuf->queue);
+}
+
+TEST_F(dev, sndbuf_of_one_queue)
+{
+	struct tun_state_sndbuf *sndbuf = &self->st.s.sndbuf;
+	int value = 50000, fd;
+
+	if (!(variant->flags & IFF_MULTI_QUEUE))
+		return;
+	fd = tun_queue(self->name, variant->flags);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, ioctl(fd, TUNSETSNDBUF, &value));
+	GET(TUN_STATE_SNDBUF);
+	sndbuf->queue = 60000;
+	SET(TUN_STATE_SNDBUF);
+	ASSERT_EQ(0, ioctl(fd, TUNGETSNDBUF, &value));
+	EXPECT_EQ(50000, value);
+	GET(TUN_STATE_QUEUES);
+	EXPECT_EQ(60000, self->st.queues[0].sndbuf);
+	EXPECT_EQ(50000, self->st.queues[1].sndbuf);
+	close(fd);
+}
+
+TEST_F(dev, link)
+{
+	struct ethtool_coalesce coal = { .cmd = ETHTOOL_SCOALESCE };
+	struct ethtool_value level = { .cmd = ETHTOOL_GMSGLVL };
+	struct tun_state_link *link = &self->st.s.link;
+	unsigned int carrier = 0;
+	struct link_info li;
+
+	GET(TUN_STATE_LINK);
+	EXPECT_EQ(1, link->carrier);
+	EXPECT_EQ(0, link->msg_enable);
+	EXPECT_EQ(0, link->rx_batched);
+
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETCARRIER, &carrier));
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETDEBUG, 0x4000));
+	coal.rx_max_coalesced_frames = 64;
+	ASSERT_EQ(0, netdev_ethtool(self->name, &coal));
+	GET(TUN_STATE_LINK);
+	EXPECT_EQ(0, link->carrier);
+	EXPECT_EQ(0x4000, link->msg_enable);
+	EXPECT_EQ(64, link->rx_batched);
+
+	link->carrier = 1;
+	link->msg_enable = 0x2000;
+	link->rx_batched = 32;
+	SET(TUN_STATE_LINK);
+	ASSERT_EQ(0, netdev_up(self->name));
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	EXPECT_TRUE(li.carrier);
+	ASSERT_EQ(0, netdev_ethtool(self->name, &level));
+	EXPECT_EQ(0x2000, level.data);
+	coal.cmd = ETHTOOL_GCOALESCE;
+	ASSERT_EQ(0, netdev_ethtool(self->name, &coal));
+	EXPECT_EQ(32, coal.rx_max_coalesced_frames);
+
+	link->carrier = 0;
+	SET(TUN_STATE_LINK);
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	EXPECT_FALSE(li.carrier);
+}
+
+/* Batching is ethtool's to set, which needs a capability */
+TEST_F(dev, link_capability)
+{
+	struct tun_state_link *link = &self->st.s.link;
+
+	GET(TUN_STATE_LINK);
+	ASSERT_EQ(0, net_admin(false));
+	link->rx_batched = 8;
+	SET_FAILS(EPERM, TUN_STATE_LINK);
+	link->rx_batched = 0;
+	link->msg_enable = 0x2000;
+	link->carrier = 0;
+	SET(TUN_STATE_LINK);
+}
+
+TEST_F(dev, xdp)
+{
+	struct link_info li;
+	struct state st;
+	int prog;
+
+	GET(TUN_STATE_XDP);
+	EXPECT_EQ(TUN_STATE_XDP, self->st.s.mask);
+	EXPECT_EQ(0, self->st.s.xdp.id);
+	if (!(variant->flags & IFF_TAP))
+		return;
+
+	prog = prog_load(BPF_PROG_TYPE_XDP, XDP_PASS);
+	ASSERT_GE(prog, 0);
+	ASSERT_EQ(0, netdev_xdp(self->name, prog));
+	close(prog);
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	ASSERT_NE(0, li.xdp_id);
+	GET(TUN_STATE_XDP);
+	EXPECT_EQ(li.xdp_id, self->st.s.xdp.id);
+
+	/* Get only: passed over, and compared */
+	st = self->st;
+	st.s.xdp.id++;
+	ASSERT_EQ(0, state_set(self->fd, TUN_STATE_XDP, &st));
+	EXPECT_EQ(0, st.s.mask);
+	ASSERT_EQ(0, state_check(self->fd, TUN_STATE_XDP, &st));
+	EXPECT_EQ(TUN_STATE_XDP, st.s.mask);
+	ASSERT_EQ(0, state_check(self->fd, TUN_STATE_XDP, &self->st));
+	EXPECT_EQ(0, self->st.s.mask);
+	EXPECT_EQ(0, netdev_xdp(self->name, -1));
+	GET(TUN_STATE_XDP);
+	EXPECT_EQ(0, self->st.s.xdp.id);
+}
+
+/* Both places for an eBPF program */
+
+FIXTURE(prog)
+{
+	char name[IFNAMSIZ];
+	int fd;
+	int prog[2];
+	uint32_t id[2];
+	struct state st;
+	struct tun_state_prog *p;
+};
+
+FIXTURE_VARIANT(prog)
+{
+	uint64_t group;
+	size_t offset;
+	unsigned long request;
+	unsigned int flags;
+};
+
+FIXTURE_VARIANT_ADD(prog, steering)
+{
+	.group = TUN_STATE_STEERING,
+	.offset = offsetof(struct tun_state, steering),
+	.request = TUNSETSTEERINGEBPF,
+	.flags = IFF_TAP | IFF_MULTI_QUEUE,
+};
+
+FIXTURE_VARIANT_ADD(prog, filter)
+{
+	.group = TUN_STATE_FILTER,
+	.offset = offsetof(struct tun_state, filter),
+	.request = TUNSETFILTEREBPF,
+	.flags = IFF_TAP,
+};
+
+FIXTURE_VARIANT_ADD(prog, filter_tun)
+{
+	.group = TUN_STATE_FILTER,
+	.offset = offsetof(struct tun_state, filter),
+	.request = TUNSETFILTEREBPF,
+	.flags = IFF_TUN,
+};
+
+FIXTURE_SETUP(prog)
+{
+	const char *why = tun_state_enter();
+	struct bpf_prog_info info;
+	int i;
+
+	if (why)
+		SKIP(return, "%s", why);
+	memcpy(self->name, "dev0", 5);
+	self->fd = tun_queue(self->name, variant->flags);
+	ASSERT_GE(self->fd, 0);
+	for (i = 0; i < 2; i++) {
+		self->prog[i] = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 64 + i);
+		ASSERT_GE(self->prog[i], 0);
+		ASSERT_EQ(0, prog_info(self->prog[i], &info));
+		self->id[i] = info.id;
+	}
+	self->p = (void *)&self->st + offsetof(struct state, s) +
+		  variant->offset;
+}
+
+FIXTURE_TEARDOWN(prog)
+{
+	close(self->fd);
+	close(self->prog[0]);
+	close(self->prog[1]);
+}
+
+TEST_F(prog, get)
+{
+	struct bpf_prog_info info;
+	int none = -1;
+
+	GET(variant->group);
+	EXPECT_EQ(0, self->p->id);
+	EXPECT_EQ(0, self->p->type);
+	ASSERT_EQ(0, ioctl(self->fd, variant->request, &self->prog[0]));
+	ASSERT_EQ(0, prog_info(self->prog[0], &info));
+	GET(TUN_STATE_STEERING | TUN_STATE_FILTER);
+	EXPECT_EQ(info.id, self->p->id);
+	EXPECT_EQ(BPF_PROG_TYPE_SOCKET_FILTER, self->p->type);
+	EXPECT_EQ(0, memcmp(info.tag, self->p->tag, sizeof(info.tag)));
+	EXPECT_EQ(TUN_STATE_PROG_ID, self->p->action);
+	EXPECT_EQ(0, self->p->fd);
+	/* Only one of the two places */
+	EXPECT_EQ(info.id, self->st.s.steering.id + self->st.s.filter.id);
+
+	ASSERT_EQ(0, ioctl(self->fd, variant->request, &none));
+	GET(variant->group);
+	EXPECT_EQ(0, self->p->id);
+}
+
+TEST_F(prog, set_fd)
+{
+	self->p->action = TUN_STATE_PROG_FD;
+	self->p->fd = self->prog[0];
+	SET(variant->group);
+	GET(TUN_STATE_STEERING | TUN_STATE_FILTER);
+	EXPECT_EQ(self->id[0], self->p->id);
+	EXPECT_EQ(self->id[0], self->st.s.steering.id + self->st.s.filter.id);
+
+	/* Replaced by another, and by itself */
+	self->p->action = TUN_STATE_PROG_FD;
+	self->p->fd = self->prog[1];
+	ASSERT_EQ(0, state_check(self->fd, variant->group, &self->st));
+	EXPECT_EQ(variant->group, self->st.s.mask);
+	SET(variant->group);
+	ASSERT_EQ(0, state_check(self->fd, variant->group, &self->st));
+	EXPECT_EQ(0, self->st.s.mask);
+	SET(variant->group);
+	GET(variant->group);
+	EXPECT_EQ(self->id[1], self->p->id);
+}
+
+TEST_F(prog, set_id)
+{
+	ASSERT_EQ(0, ioctl(self->fd, variant->request, &self->prog[0]));
+	GET(variant->group);
+	SET(variant->group);
+	GET(variant->group);
+	EXPECT_EQ(self->id[0], self->p->id);
+
+	/* Another program than the attached one */
+	self->p->id = self->id[1];
+	SET_FAILS(EBADF, variant->group);
+	GET(variant->group);
+	self->p->tag[7]++;
+	SET_FAILS(EBADF, variant->group);
+	GET(variant->group);
+	self->p->type++;
+	SET_FAILS(EBADF, variant->group);
+
+	/* None */
+	self->p->id = 0;
+	SET_FAILS(EINVAL, variant->group);
+	GET(variant->group);
+	self->p->id = 0;
+	self->p->type = 0;
+	SET_FAILS(EINVAL, variant->group);
+	GET(variant->group);
+	EXPECT_EQ(self->id[0], self->p->id);
+	memset(self->p, 0, sizeof(*self->p));
+	SET(variant->group);
+	GET(variant->group);
+	EXPECT_EQ(0, self->p->id);
+}
+
+TEST_F(prog, keep)
+{
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		self->p->action = TUN_STATE_PROG_KEEP;
+		self->p->id = 12345;
+		SET(variant->group);
+		EXPECT_EQ(variant->group, self->st.s.mask);
+		ASSERT_EQ(0, state_check(self->fd, variant->group, &self->st));
+		EXPECT_EQ(0, self->st.s.mask);
+		GET(variant->group);
+		EXPECT_EQ(i ? self->id[0] : 0, self->p->id);
+		ASSERT_EQ(0, ioctl(self->fd, variant->request,
+				   &self->prog[0]));
+	}
+}
+
+TEST_F(prog, bad)
+{
+	struct state before;
+	int null, wrong;
+
+	ASSERT_EQ(0, ioctl(self->fd, variant->request, &self->prog[0]));
+	ASSERT_EQ(0, state_snapshot(self->fd, &before));
+	null = open("/dev/null", O_RDONLY);
+	wrong = prog_load(BPF_PROG_TYPE_XDP, XDP_PASS);
+	ASSERT_GE(wrong, 0);
+
+	self->p->action = TUN_STATE_PROG_FD;
+	self->p->fd = -1;
+	SET_FAILS(EBADF, variant->group);
+	self->p->fd = 1000;
+	SET_FAILS(EBADF, variant->group);
+	self->p->fd = null;
+	SET_FAILS(EINVAL, variant->group);
+	self->p->fd = wrong;
+	SET_FAILS(EINVAL, variant->group);
+	self->p->fd = self->prog[1];
+	close(self->prog[1]);
+	SET_FAILS(EBADF, variant->group);
+
+	self->p->action = TUN_STATE_PROG_KEEP;
+	SET_FAILS(EINVAL, variant->group);
+	self->p->action = 3;
+	self->p->fd = 0;
+	SET_FAILS(EINVAL, variant->group);
+	self->p->action = TUN_STATE_PROG_ID;
+	self->p->id = self->id[0];
+	self->p->fd = 1;
+	SET_FAILS(EINVAL, variant->group);
+	EXPECT_TRUE(state_unchanged(self->fd, &before));
+	close(null);
+	close(wrong);
+}
+
+/* References are taken and put once each, also when a call fails */
+TEST_F(prog, lifetime)
+{
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		self->p->action = TUN_STATE_PROG_FD;
+		self->p->fd = self->prog[i];
+		SET(variant->group);
+		ASSERT_EQ(0, state_check(self->fd, variant->group, &self->st));
+		SET(variant->group);
+		self->st.s.sndbuf.device = -1;
+		ASSERT_EQ(EINVAL, state_set(self->fd, variant->group |
+					    TUN_STATE_SNDBUF, &self->st));
+	}
+	close(self->prog[0]);
+	EXPECT_TRUE(prog_gone(self->id[0]));
+	close(self->prog[1]);
+	self->prog[0] = -1;
+	self->prog[1] = -1;
+	usleep(100000);
+	EXPECT_TRUE(prog_there(self->id[1]));
+	GET(variant->group);
+	EXPECT_EQ(self->id[1], self->p->id);
+	memset(self->p, 0, sizeof(*self->p));
+	SET(variant->group);
+	EXPECT_TRUE(prog_gone(self->id[1]));
+}
+
+/* The queues of a device with several */
+
+FIXTURE(queues)
+{
+	char name[IFNAMSIZ];
+	int fd[4];
+	struct state st;
+};
+
+FIXTURE_VARIANT(queues)
+{
+	unsigned int flags;
+};
+
+FIXTURE_VARIANT_ADD(queues, tap)
+{
+	.flags = IFF_TAP,
+};
+
+FIXTURE_VARIANT_ADD(queues, tun)
+{
+	.flags = IFF_TUN,
+};
+
+/* Every second queue has NAPI */
+FIXTURE_SETUP(queues)
+{
+	const char *why = tun_state_enter();
+	int i;
+
+	if (why)
+		SKIP(return, "%s", why);
+	memcpy(self->name, "dev0", 5);
+	for (i = 0; i < 4; i++) {
+		self->fd[i] = tun_queue(self->name,
+					variant->flags | IFF_MULTI_QUEUE |
+					(i & 1 ? IFF_NAPI : 0));
+		ASSERT_GE(self->fd[i], 0);
+	}
+}
+
+FIXTURE_TEARDOWN(queues)
+{
+	int i;
+
+	for (i = 0; i < 4; i++)
+		close(self->fd[i]);
+}
+
+#define ATTACHED TUN_STATE_QUEUE_ATTACHED
+#define NAPI TUN_STATE_QUEUE_NAPI
+#define SELF TUN_STATE_QUEUE_SELF
+
+#define EXPECT_QUEUE(_index, _flags, queue)		\
+	do {						\
+		struct tun_state_queue _q = (queue);	\
+							\
+		EXPECT_EQ(_index, _q.index);		\
+		EXPECT_EQ(_flags, _q.flags);		\
+	} while (0)
+
+/* DETACH and ATTACH by the old ioctl */
+#define ATTACH(i) ASSERT_EQ(0, tun_set_queue(self->fd[i], IFF_ATTACH_QUEUE))
+#define DETACH(i) ASSERT_EQ(0, tun_set_queue(self->fd[i], IFF_DETACH_QUEUE))
+
+TEST_F(queues, order)
+{
+	struct tun_state_queue *q = self->st.queues;
+	struct link_info li;
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		ASSERT_EQ(0, state_get(self->fd[i], TUN_STATE_QUEUE |
+				       TUN_STATE_QUEUES, &self->st));
+		EXPECT_QUEUE(i, ATTACHED | SELF | (i & 1 ? NAPI : 0),
+			     self->st.s.queue);
+		EXPECT_EQ(4, self->st.s.queues.count);
+		EXPECT_QUEUE(i, ATTACHED | SELF | (i & 1 ? NAPI : 0), q[i]);
+		EXPECT_QUEUE(!i, ATTACHED | (i ? 0 : NAPI), q[!i]);
+	}
+
+	/* The last one takes the place of one that leaves */
+	DETACH(1);
+	DETACH(0);
+	ASSERT_EQ(0, state_get(self->fd[0], TUN_STATE_QUEUE | TUN_STATE_QUEUES,
+			       &self->st));
+	EXPECT_EQ(2, self->st.s.queues.attached);
+	EXPECT_EQ(2, self->st.s.queues.detached);
+	EXPECT_QUEUE(1, SELF, self->st.s.queue);
+	EXPECT_QUEUE(0, ATTACHED, q[0]);
+	EXPECT_QUEUE(1, ATTACHED | NAPI, q[1]);
+	EXPECT_QUEUE(0, NAPI, q[2]);
+	EXPECT_QUEUE(1, SELF, q[3]);
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	EXPECT_EQ(2, li.queues);
+	EXPECT_EQ(2, li.disabled);
+
+	ATTACH(1);
+	ASSERT_EQ(0, state_get(self->fd[0], TUN_STATE_QUEUE, &self->st));
+	EXPECT_QUEUE(0, SELF, self->st.s.queue);
+	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	EXPECT_QUEUE(2, ATTACHED | SELF | NAPI, self->st.s.queue);
+}
+
+TEST_F(queues, set)
+{
+	struct tun_state_queue *queue = &self->st.s.queue;
+	struct link_info li;
+	struct ifreq ifr;
+
+	DETACH(3);
+	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	queue->flags &= ~ATTACHED;
+	/* It comes after the one that is there */
+	queue->index = 0;
+	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	queue->index = 1;
+	ASSERT_EQ(0, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	EXPECT_EQ(2, li.queues);
+	EXPECT_EQ(2, li.disabled);
+	ASSERT_EQ(0, ioctl(self->fd[1], TUNGETIFF, &ifr));
+	EXPECT_TRUE(ifr.ifr_flags & IFF_DETACH_QUEUE);
+	ASSERT_EQ(0, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
+
+	queue->flags |= ATTACHED;
+	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	EXPECT_EQ(TUN_STATE_QUEUE, self->st.s.failed);
+	queue->index = 2;
+	ASSERT_EQ(0, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	ASSERT_EQ(0, netdev_info(self->name, &li));
+	EXPECT_EQ(3, li.queues);
+	EXPECT_EQ(1, li.disabled);
+	ASSERT_EQ(0, ioctl(self->fd[1], TUNGETIFF, &ifr));
+	EXPECT_FALSE(ifr.ifr_flags & IFF_DETACH_QUEUE);
+	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	EXPECT_QUEUE(2, ATTACHED | NAPI | SELF, *queue);
+
+	/* A new place among the attached ones, or a queue without NAPI, is
+	 * more than this can do.
+	 */
+	queue->index = 0;
+	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	queue->index = 2;
+	queue->flags &= ~NAPI;
+	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
+}
+
+/* Every other group can be read and set while the queue is detached */
+TEST_F(queues, detached)
+{
+	uint64_t mask = TUN_STATE_IDENTITY | TUN_STATE_FLAGS |
+			TUN_STATE_OWNER | TUN_STATE_VNET | TUN_STATE_OFFLOAD |
+			TUN_STATE_SNDBUF | TUN_STATE_LINK | TUN_STATE_QUEUE;
+	struct state st;
+	int value = 0;
+
+	DETACH(2);
+	ASSERT_EQ(0, state_get(self->fd[2], mask, &st));
+	EXPECT_EQ(mask, st.s.mask);
+	st.s.owner.uid = 5;
+	st.s.vnet.hdr_size = 12;
+	st.s.offload.enabled = TUN_F_CSUM;
+	st.s.sndbuf.queue = 44444;
+	st.s.link.msg_enable = 0x2000;
+	ASSERT_EQ(0, state_set(self->fd[2], mask, &st));
+	ASSERT_EQ(0, state_check(self->fd[2], mask, &st));
+	EXPECT_EQ(0, st.s.mask);
+	ASSERT_EQ(0, ioctl(self->fd[0], TUNGETVNETHDRSZ, &value));
+	EXPECT_EQ(12, value);
+	ASSERT_EQ(0, ioctl(self->fd[2], TUNGETSNDBUF, &value));
+	EXPECT_EQ(44444, value);
+}
+
+/* Carrier needs a queue, as for TUNSETCARRIER; the same call may bring it */
+TEST_F(queues, carrier_without_queues)
+{
+	uint64_t mask = TUN_STATE_LINK | TUN_STATE_QUEUE;
+	unsigned int carrier = 0;
+	struct state st, before;
+	int i;
+
+	ASSERT_EQ(0, ioctl(self->fd[0], TUNSETCARRIER, &carrier));
+	for (i = 0; i < 4; i++)
+		DETACH(i);
+	ASSERT_EQ(0, state_snapshot(self->fd[0], &before));
+	ASSERT_EQ(0, state_get(self->fd[0], mask, &st));
+	st.s.link.carrier = 1;
+	ASSERT_EQ(EPERM, state_set(self->fd[0], TUN_STATE_LINK, &st));
+	EXPECT_EQ(TUN_STATE_LINK, st.s.failed);
+	ASSERT_EQ(EPERM, state_set(self->fd[0], mask, &st));
+	EXPECT_TRUE(state_unchanged(self->fd[0], &before));
+
+	st.s.queue.flags |= ATTACHED;
+	ASSERT_EQ(0, state_set(self->fd[0], mask, &st));
+	ASSERT_EQ(0, state_get(self->fd[0], mask, &st));
+	EXPECT_EQ(1, st.s.link.carrier);
+	EXPECT_QUEUE(0, ATTACHED | SELF, st.s.queue);
+
+	/* And the same call may take the last one away */
+	st.s.link.carrier = 0;
+	ASSERT_EQ(0, state_set(self->fd[0], TUN_STATE_LINK, &st));
+	st.s.link.carrier = 1;
+	st.s.queue.flags &= ~ATTACHED;
+	st.s.queue.index = 3;
+	ASSERT_EQ(EPERM, state_set(self->fd[0], mask, &st));
+	st.s.link.carrier = 0;
+	ASSERT_EQ(0, state_set(self->fd[0], mask, &st));
+}
+
+TEST_F(queues, check)
+{
+	struct tun_state_queue *q = self->st.queues;
+	struct state good;
+	int i;
+
+	DETACH(2);
+	ASSERT_EQ(0, state_get(self->fd[0], TUN_STATE_QUEUES, &good));
+#define DIFFERS(yes)							\
+	do {								\
+		ASSERT_EQ(0, state_check(self->fd[0], TUN_STATE_QUEUES,	\
+					 &self->st));			\
+		EXPECT_EQ((yes) ? TUN_STATE_QUEUES : 0, self->st.s.mask); \
+		self->st = good;					\
+		state_point(&self->st);					\
+	} while (0)
+
+	self->st = good;
+	state_point(&self->st);
+	DIFFERS(false);
+
+	/* What cannot stay the same */
+	for (i = 0; i < 4; i++) {
+		q[i].ring_len++;
+		q[i].flags ^= SELF;
+	}
+	DIFFERS(false);
+
+	for (i = 0; i < 4; i++) {
+		q[i].index++;
+		DIFFERS(true);
+		q[i].flags ^= ATTACHED;
+		DIFFERS(true);
+		q[i].flags ^= NAPI;
+		DIFFERS(true);
+		q[i].flags ^= TUN_STATE_QUEUE_NAPI_FRAGS;
+		DIFFERS(true);
+		q[i].flags ^= TUN_STATE_QUEUE_SOCKFILTER;
+		DIFFERS(true);
+		q[i].sndbuf--;
+		DIFFERS(true);
+	}
+	self->st.s.queues.count--;
+	DIFFERS(true);
+	self->st.s.queues.count++;
+	DIFFERS(true);
+	self->st.s.queues.count = 0;
+	DIFFERS(true);
+	self->st.s.queues.count = -1;
+	DIFFERS(true);
+
+	/* Not comparable at all */
+	self->st.s.queues.entry_size--;
+	EXPECT_EQ(EINVAL, state_check(self->fd[0], TUN_STATE_QUEUES,
+				      &self->st));
+	EXPECT_EQ(TUN_STATE_QUEUES, self->st.s.failed);
+	self->st = good;
+	state_point(&self->st);
+	q[3].reserved = 1;
+	EXPECT_EQ(EINVAL, state_check(self->fd[0], TUN_STATE_QUEUES,
+				      &self->st));
+	q[3].reserved = 0;
+	q[3].flags |= 0x20;
+	EXPECT_EQ(EINVAL, state_check(self->fd[0], TUN_STATE_QUEUES,
+				      &self->st));
+	self->st.s.queues.queues = 8;
+	EXPECT_EQ(EFAULT, state_check(self->fd[0], TUN_STATE_QUEUES,
+				      &self->st));
+#undef DIFFERS
+}
+
+/* Too small a buffer is left alone, and the needed size is returned */
+TEST_F(queues, room)
+{
+	struct tun_state_queues *queues = &self->st.s.queues;
+	static const struct tun_state_queue none;
+	unsigned int room;
+
+	DETACH(2);
+	for (room = 0; room < 4; room++) {
+		memset(&self->st, 0, sizeof(self->st));
+		self->st.s.mask = TUN_STATE_QUEUES | TUN_STATE_FLAGS;
+		state_point(&self->st);
+		queues->count = room;
+		ASSERT_EQ(-1, ioctl(self->fd[0], TUNGETSTATE, &self->st.s));
+		EXPECT_EQ(ENOSPC, errno);
+		EXPECT_EQ(TUN_STATE_QUEUES, self->st.s.failed);
+		EXPECT_EQ(TUN_STATE_QUEUES | TUN_STATE_FLAGS, self->st.s.mask);
+		EXPECT_EQ(4, queues->count);
+		EXPECT_EQ(3, queues->attached);
+		EXPECT_EQ(1, queues->detached);
+		EXPECT_EQ((uintptr_t)self->st.queues, queues->queues);
+		EXPECT_EQ(0, memcmp(&none, self->st.queues, sizeof(none)));
+	}
+	/* What was returned is what it takes */
+	ASSERT_EQ(0, ioctl(self->fd[0], TUNGETSTATE, &self->st.s));
+	EXPECT_QUEUE(0, NAPI * 0 + ATTACHED + SELF, self->st.queues[0]);
+	EXPECT_QUEUE(0, 0, self->st.queues[3]);
+	EXPECT_EQ(0, memcmp(&none, self->st.queues + 4, sizeof(none)));
+
+	queues->entry_size = 0;
+	ASSERT_EQ(-1, ioctl(self->fd[0], TUNGETSTATE, &self->st.s));
+	EXPECT_EQ(EINVAL, errno);
+	queues->entry_size = sizeof(none) + 8;
+	ASSERT_EQ(-1, ioctl(self->fd[0], TUNGETSTATE, &self->st.s));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(TUN_STATE_QUEUES, self->st.s.failed);
+
+	/* More than any device can have is no reason for a huge allocation */
+	queues->entry_size = sizeof(none);
+	queues->count = -1;
+	ASSERT_EQ(0, ioctl(self->fd[0], TUNGETSTATE, &self->st.s));
+	EXPECT_EQ(4, queues->count);
+	queues->queues = 8;
+	ASSERT_EQ(-1, ioctl(self->fd[0], TUNGETSTATE, &self->st.s));
+	EXPECT_EQ(EFAULT, errno);
+}
+
+/* A device with a classic filter: TUNSETQUEUE says that it has attached such a
+ * queue and has not, so this must not go the same way.
+ */
+TEST_F(queues, sockfilter)
+{
+	struct sock_filter pass = { BPF_RET | BPF_K, 0, 0, 0xffff };
+	struct sock_fprog fprog = { .len = 1, .filter = &pass };
+	const uint32_t has = TUN_STATE_QUEUE_SOCKFILTER;
+	struct tun_state_queue *queue = &self->st.s.queue;
+	struct ifreq ifr;
+
+	if (!(variant->flags & IFF_TAP))
+		return;
+	DETACH(3);
+	ASSERT_EQ(0, ioctl(self->fd[0], TUNATTACHFILTER, &fprog));
+	DETACH(1);
+	ASSERT_EQ(0, state_get(self->fd[0], TUN_STATE_QUEUES, &self->st));
+	EXPECT_QUEUE(0, ATTACHED | SELF | has, self->st.queues[0]);
+	EXPECT_QUEUE(1, ATTACHED | has, self->st.queues[1]);
+	EXPECT_QUEUE(0, NAPI, self->st.queues[2]);
+	EXPECT_QUEUE(1, NAPI | has, self->st.queues[3]);
+
+	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	queue->flags |= ATTACHED;
+	queue->index = 2;
+	ASSERT_EQ(0, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	EXPECT_QUEUE(2, ATTACHED | SELF | NAPI | has, *queue);
+	ASSERT_EQ(0, ioctl(self->fd[1], TUNGETIFF, &ifr));
+	EXPECT_FALSE(ifr.ifr_flags & (IFF_DETACH_QUEUE | IFF_NOFILTER));
+
+	/* The program itself is for another group */
+	queue->flags &= ~has;
+	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	ASSERT_EQ(0, ioctl(self->fd[0], TUNDETACHFILTER, &fprog));
+	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	EXPECT_QUEUE(2, ATTACHED | SELF | NAPI, *queue);
+}
+
+/* Packets in the ring of a queue: none, some, all it can take */
+
+FIXTURE(ring)
+{
+	char name[IFNAMSIZ];
+	int fd;
+	struct state st;
+};
+
+FIXTURE_SETUP(ring)
+{
+	const char *why = tun_state_enter();
+	struct ifreq ifr = { .ifr_qlen = 4 };
+
+	if (why)
+		SKIP(return, "%s", why);
+	memcpy(self->name, "dev0", 5);
+	self->fd = tun_queue(self->name, IFF_TAP | IFF_NO_PI | IFF_MULTI_QUEUE);
+	ASSERT_GE(self->fd, 0);
+	ASSERT_EQ(0, netdev_ioctl(self->name, SIOCSIFTXQLEN, &ifr));
+	ASSERT_EQ(0, netdev_up(self->name));
+}
+
+FIXTURE_TEARDOWN(ring)
+{
+	close(self->fd);
+}
+
+TEST_F(ring, length)
+{
+	struct tun_state_queue *queue = &self->st.s.queue;
+	char buf[128];
+	int i, n;
+
+	/* Each round starts at another place of the ring */
+	for (i = 0; i < 6; i++) {
+		GET(TUN_STATE_QUEUE);
+		EXPECT_EQ(4, queue->ring_size);
+		EXPECT_EQ(0, queue->ring_len);
+		for (n = 1; n <= 5; n++) {
+			ASSERT_EQ(1, send_packets(self->name, 1));
+			GET(TUN_STATE_QUEUE | TUN_STATE_QUEUES);
+			EXPECT_EQ(n > 4 ? 4 : n, queue->ring_len);
+			EXPECT_EQ(n > 4 ? 4 : n, self->st.queues[0].ring_len);
+		}
+		for (n = 3; n >= 0; n--) {
+			ASSERT_EQ(64, read(self->fd, buf, sizeof(buf)));
+			GET(TUN_STATE_QUEUE);
+			EXPECT_EQ(n, queue->ring_len);
+		}
+		ASSERT_EQ(1, send_packets(self->name, 1));
+		ASSERT_EQ(64, read(self->fd, buf, sizeof(buf)));
+	}
+
+	/* Reading and setting the state leave the packets alone */
+	ASSERT_EQ(3, send_packets(self->name, 3));
+	ASSERT_EQ(0, state_snapshot(self->fd, &self->st));
+	state_point(&self->st);
+	ASSERT_EQ(0, state_set(self->fd, self->st.s.mask, &self->st));
+	GET(TUN_STATE_QUEUE);
+	EXPECT_EQ(3, queue->ring_len);
+	/* A queue that is detached loses them, as with TUNSETQUEUE */
+	queue->flags &= ~ATTACHED;
+	SET(TUN_STATE_QUEUE);
+	GET(TUN_STATE_QUEUE);
+	EXPECT_EQ(0, queue->ring_len);
+}
+
+TEST_HARNESS_MAIN

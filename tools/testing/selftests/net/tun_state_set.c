@@ -1,0 +1,516 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What TUNSETSTATE promises for any group: all or nothing, no-ops that are
+ * none, a comparison that changes nothing, and the same state on another
+ * device.
+ */
+#include <poll.h>
+
+#include "../kselftest_harness.h"
+#include "tun_state_util.h"
+
+/*
+ * Changes to the state of a device, good and bad. Each is made to what
+ * TUNGETSTATE returned; a bad one is refused with @err.
+ */
+struct change {
+	const char *what;
+	uint64_t group;
+	const void *field;	/* in the template */
+	size_t size;
+	uint64_t value;
+	bool xor;		/* invert bits instead of replacing the value */
+	int err;
+	bool check_fails;	/* TUN_STATE_F_CHECK refuses it as well */
+};
+
+/* Only for where its members are */
+static const struct tun_state t;
+
+#define FIELD(_group, member)						\
+	.what = #member, .group = TUN_STATE_##_group,			\
+	.field = &(member), .size = sizeof(member)
+#define TO(_group, member, _value)					\
+	{ FIELD(_group, member), .value = (_value) }
+#define FLIP(_group, member, _value)					\
+	{ FIELD(_group, member), .value = (_value), .xor = true }
+/* Refused on this device, and just different for a comparison */
+#define NOT_HERE(_err, _group, member, _value)				\
+	{ FIELD(_group, member), .value = (_value), .xor = true, .err = (_err) }
+/* Refused anywhere */
+#define INVALID(_group, member, _value)					\
+	{ FIELD(_group, member), .value = (_value), .err = EINVAL,	\
+	  .check_fails = true }
+
+static const struct change good[] = {
+	FLIP(FLAGS, t.device.flags, IFF_NO_PI),
+	FLIP(FLAGS, t.device.flags, IFF_ONE_QUEUE),
+	FLIP(FLAGS, t.device.flags, IFF_VNET_HDR),
+	FLIP(FLAGS, t.device.flags, IFF_NAPI),
+	FLIP(FLAGS, t.device.flags, IFF_PERSIST),
+	TO(OWNER, t.owner.uid, 1001),
+	TO(OWNER, t.owner.gid, 1002),
+	TO(VNET, t.vnet.hdr_size, 12),
+	FLIP(VNET, t.vnet.flags, TUN_STATE_VNET_LE),
+	TO(OFFLOAD, t.offload.enabled, TUN_F_CSUM),
+	TO(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_TSO4),
+	TO(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_TSO6),
+	TO(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_TSO6 | TUN_F_TSO_ECN),
+	TO(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6),
+	TO(SNDBUF, t.sndbuf.device, 100000),
+	TO(SNDBUF, t.sndbuf.queue, 200000),
+	TO(LINK, t.link.carrier, 0),
+	TO(LINK, t.link.msg_enable, 0x2000),
+	TO(LINK, t.link.rx_batched, 64),
+};
+
+static const struct change bad[] = {
+	NOT_HERE(EXDEV, IDENTITY, t.identity.netns, 1),
+	NOT_HERE(EXDEV, IDENTITY, t.identity.ifindex, 1),
+	NOT_HERE(EXDEV, IDENTITY, t.identity.mtu, 1),
+	NOT_HERE(EXDEV, IDENTITY, t.identity.type, 1),
+	NOT_HERE(EXDEV, IDENTITY, t.identity.addr_len, 1),
+	NOT_HERE(EXDEV, IDENTITY, t.identity.name[0], 1),
+	NOT_HERE(EXDEV, IDENTITY, t.identity.name[15], 1),
+	NOT_HERE(EXDEV, IDENTITY, t.identity.addr[5], 1),
+	NOT_HERE(EXDEV, IDENTITY, t.identity.addr[31], 1),
+	INVALID(IDENTITY, t.identity.reserved[0], 1),
+	INVALID(IDENTITY, t.identity.reserved[4], 1),
+	NOT_HERE(EINVAL, FLAGS, t.device.flags, IFF_TUN | IFF_TAP),
+	NOT_HERE(EINVAL, FLAGS, t.device.flags, IFF_TUN),
+	NOT_HERE(EINVAL, FLAGS, t.device.flags, IFF_TAP),
+	NOT_HERE(EINVAL, FLAGS, t.device.flags, IFF_MULTI_QUEUE),
+	NOT_HERE(EINVAL, FLAGS, t.device.flags, IFF_NAPI_FRAGS),
+	INVALID(FLAGS, t.device.flags, IFF_NO_CARRIER),
+	INVALID(FLAGS, t.device.flags, 0x80000000),
+	INVALID(FLAGS, t.device.reserved, 1),
+	INVALID(VNET, t.vnet.hdr_size, 0),
+	INVALID(VNET, t.vnet.hdr_size, 9),
+	INVALID(VNET, t.vnet.hdr_size, 0x80000000),
+	INVALID(VNET, t.vnet.flags, 4),
+	INVALID(OFFLOAD, t.offload.enabled, 0x40000000),
+	INVALID(OFFLOAD, t.offload.enabled, TUN_F_TSO4),
+	INVALID(OFFLOAD, t.offload.enabled, TUN_F_UFO),
+	INVALID(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_TSO_ECN),
+	INVALID(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_USO4),
+	INVALID(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_USO6),
+	INVALID(SNDBUF, t.sndbuf.device, 0),
+	INVALID(SNDBUF, t.sndbuf.device, -1),
+	INVALID(SNDBUF, t.sndbuf.queue, 0),
+	INVALID(SNDBUF, t.sndbuf.queue, -1),
+	INVALID(LINK, t.link.carrier, 2),
+	INVALID(LINK, t.link.rx_batched, 65),
+	INVALID(LINK, t.link.reserved, 1),
+	NOT_HERE(EBADF, STEERING, t.steering.id, 0x1000000),
+	NOT_HERE(EBADF, FILTER, t.filter.id, 0x1000000),
+	INVALID(STEERING, t.steering.action, 3),
+	INVALID(FILTER, t.filter.action, 3),
+	INVALID(STEERING, t.steering.type, 1),
+	INVALID(FILTER, t.filter.tag[0], 1),
+	INVALID(STEERING, t.steering.fd, 3),
+	INVALID(FILTER, t.filter.fd, -1),
+	NOT_HERE(EINVAL, QUEUE, t.queue.index, 1),
+	NOT_HERE(EINVAL, QUEUE, t.queue.flags, TUN_STATE_QUEUE_NAPI),
+	NOT_HERE(EINVAL, QUEUE, t.queue.flags, TUN_STATE_QUEUE_NAPI_FRAGS),
+	NOT_HERE(EINVAL, QUEUE, t.queue.flags, TUN_STATE_QUEUE_SOCKFILTER),
+	INVALID(QUEUE, t.queue.flags, 0x20),
+	INVALID(QUEUE, t.queue.reserved, 1),
+};
+
+static uint64_t changed(const struct change *c, uint64_t value)
+{
+	return c->xor ? value ^ c->value : c->value;
+}
+
+static void apply(struct state *st, const struct change *c)
+{
+	size_t offset = (const char *)c->field - (const char *)&t;
+	union {
+		uint8_t u8;
+		uint16_t u16;
+		uint32_t u32;
+		uint64_t u64;
+	} *field = (void *)&st->s + offset;
+
+	switch (c->size) {
+	case 1:
+		field->u8 = changed(c, field->u8);
+		break;
+	case 2:
+		field->u16 = changed(c, field->u16);
+		break;
+	case 4:
+		field->u32 = changed(c, field->u32);
+		break;
+	case 8:
+		field->u64 = changed(c, field->u64);
+		break;
+	}
+}
+
+/* Change every group that can be, other than one */
+static void apply_others(struct state *st, uint64_t group)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(good); i++)
+		if (good[i].group != group)
+			apply(st, &good[i]);
+}
+
+/* The state to expect after setting this one through the first queue */
+static struct state result(const struct state *st)
+{
+	struct state want = *st;
+
+	want.s.queue.sndbuf = st->s.sndbuf.queue;
+	want.queues[0].sndbuf = st->s.sndbuf.queue;
+	return want;
+}
+
+FIXTURE(dev)
+{
+	char name[IFNAMSIZ];
+	int fd;
+	struct state before;	/* all there is */
+	struct state st;
+	uint64_t all;		/* what can be set */
+};
+
+FIXTURE_VARIANT(dev)
+{
+	unsigned int flags;
+};
+
+FIXTURE_VARIANT_ADD(dev, tap)
+{
+	.flags = IFF_TAP | IFF_NO_PI,
+};
+
+FIXTURE_VARIANT_ADD(dev, tun)
+{
+	.flags = IFF_TUN,
+};
+
+FIXTURE_VARIANT_ADD(dev, tap_multi_queue)
+{
+	.flags = IFF_TAP | IFF_VNET_HDR | IFF_MULTI_QUEUE,
+};
+
+FIXTURE_VARIANT_ADD(dev, tun_multi_queue)
+{
+	.flags = IFF_TUN | IFF_VNET_HDR | IFF_MULTI_QUEUE,
+};
+
+FIXTURE_SETUP(dev)
+{
+	const char *why = tun_state_enter();
+
+	if (why)
+		SKIP(return, "%s", why);
+	memcpy(self->name, "dev0", 5);
+	self->fd = tun_queue(self->name, variant->flags);
+	ASSERT_GE(self->fd, 0);
+	ASSERT_EQ(0, state_snapshot(self->fd, &self->before));
+	self->all = self->before.s.mask & ~GET_ONLY;
+	self->st = self->before;
+	state_point(&self->st);
+}
+
+FIXTURE_TEARDOWN(dev)
+{
+	close(self->fd);
+}
+
+TEST_F(dev, good)
+{
+	struct state want, back;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(good); i++) {
+		const struct change *c = &good[i];
+
+		self->st = self->before;
+		state_point(&self->st);
+		apply(&self->st, c);
+		want = result(&self->st);
+
+		ASSERT_EQ(0, state_check(self->fd, self->before.s.mask,
+					 &self->st)) {
+			TH_LOG("%s %#llx", c->what, (long long)c->value);
+		}
+		EXPECT_EQ(c->group, self->st.s.mask);
+		EXPECT_TRUE(state_unchanged(self->fd, &self->before));
+
+		ASSERT_EQ(0, state_set(self->fd, self->all, &self->st));
+		EXPECT_EQ(self->all, self->st.s.mask);
+		EXPECT_TRUE(state_unchanged(self->fd, &want)) {
+			TH_LOG("%s %#llx", c->what, (long long)c->value);
+		}
+		state_point(&want);
+		ASSERT_EQ(0, state_check(self->fd, self->before.s.mask, &want));
+		EXPECT_EQ(0, want.s.mask);
+
+		back = self->before;
+		state_point(&back);
+		ASSERT_EQ(0, state_set(self->fd, c->group, &back));
+		EXPECT_EQ(c->group, back.s.mask);
+		EXPECT_TRUE(state_unchanged(self->fd, &self->before)) {
+			TH_LOG("%s %#llx", c->what, (long long)c->value);
+		}
+	}
+}
+
+TEST_F(dev, all_at_once)
+{
+	struct state want;
+
+	apply_others(&self->st, 0);
+	want = result(&self->st);
+	ASSERT_EQ(0, state_set(self->fd, self->all, &self->st));
+	EXPECT_TRUE(state_unchanged(self->fd, &want));
+}
+
+/* Only what the mask names is looked at */
+TEST_F(dev, mask)
+{
+	uint64_t bit;
+
+	for (bit = 1; bit <= TUN_STATE_QUEUES; bit <<= 1) {
+		if (!(self->all & bit))
+			continue;
+		memset(&self->st, 0xff, sizeof(self->st));
+		self->st.s.reserved = 0;
+		memcpy(&self->st.s.identity, &self->before.s.identity,
+		       sizeof(self->st.s) - offsetof(struct tun_state, identity));
+		apply_others(&self->st, bit);
+		ASSERT_EQ(0, state_set(self->fd, bit, &self->st));
+		EXPECT_EQ(bit, self->st.s.mask);
+		EXPECT_EQ(0, self->st.s.failed);
+		EXPECT_EQ(self->before.s.supported, self->st.s.supported);
+		EXPECT_TRUE(state_unchanged(self->fd, &self->before));
+	}
+}
+
+/* Each bad change alone, and in the middle of a good change to all others */
+TEST_F(dev, bad)
+{
+	unsigned int i, others;
+
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		const struct change *c = &bad[i];
+
+		for (others = 0; others < 2; others++) {
+			self->st = self->before;
+			state_point(&self->st);
+			apply(&self->st, c);
+			if (others)
+				apply_others(&self->st, c->group);
+			EXPECT_EQ(c->err, state_set(self->fd, self->all,
+						    &self->st)) {
+				TH_LOG("%s %#llx", c->what,
+				       (long long)c->value);
+			}
+			EXPECT_EQ(c->group, self->st.s.failed);
+			EXPECT_EQ(self->all, self->st.s.mask);
+			EXPECT_EQ(self->before.s.supported,
+				  self->st.s.supported);
+			ASSERT_TRUE(state_unchanged(self->fd, &self->before)) {
+				TH_LOG("%s %#llx", c->what,
+				       (long long)c->value);
+			}
+		}
+
+		self->st = self->before;
+		state_point(&self->st);
+		apply(&self->st, c);
+		if (c->check_fails) {
+			EXPECT_EQ(c->err, state_check(self->fd, self->all,
+						      &self->st)) {
+				TH_LOG("%s %#llx", c->what,
+				       (long long)c->value);
+			}
+			EXPECT_EQ(c->group, self->st.s.failed);
+		} else {
+			EXPECT_EQ(0, state_check(self->fd, self->all,
+						 &self->st));
+			EXPECT_EQ(c->group, self->st.s.mask) {
+				TH_LOG("%s %#llx", c->what,
+				       (long long)c->value);
+			}
+		}
+		EXPECT_TRUE(state_unchanged(self->fd, &self->before));
+	}
+}
+
+/* Detaching its only queue is not for a device with a single one */
+TEST_F(dev, detach)
+{
+	int expected = variant->flags & IFF_MULTI_QUEUE ? 0 : EINVAL;
+
+	self->st.s.queue.flags &= ~TUN_STATE_QUEUE_ATTACHED;
+	ASSERT_EQ(expected, state_set(self->fd, TUN_STATE_QUEUE, &self->st));
+	if (expected)
+		EXPECT_TRUE(state_unchanged(self->fd, &self->before));
+}
+
+/* A queue that can be detached is not when something else fails */
+TEST_F(dev, detach_or_nothing)
+{
+	self->st.s.queue.flags &= ~TUN_STATE_QUEUE_ATTACHED;
+	self->st.s.identity.mtu++;
+	ASSERT_EQ(EXDEV, state_set(self->fd, self->all, &self->st));
+	EXPECT_TRUE(state_unchanged(self->fd, &self->before));
+}
+
+static int link_monitor(void)
+{
+	struct sockaddr_nl sa = {
+		.nl_family = AF_NETLINK,
+		.nl_groups = RTMGRP_LINK,
+	};
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK, NETLINK_ROUTE);
+
+	if (bind(fd, (void *)&sa, sizeof(sa)))
+		return -1;
+	return fd;
+}
+
+/* How many messages there are */
+static int link_events(int fd)
+{
+	char buf[8192];
+	int n = 0;
+
+	while (recv(fd, buf, sizeof(buf), 0) > 0)
+		n++;
+	return n;
+}
+
+/* Setting what is there is a no-op, in every group, and so is any comparison */
+TEST_F(dev, noop)
+{
+	struct state now;
+	int events, i;
+
+	/* A device that is down is silent */
+	ASSERT_EQ(0, netdev_up(self->name));
+	/* Twice: with the defaults, and with everything changed */
+	for (i = 0; i < 2; i++) {
+		events = link_monitor();
+		ASSERT_GE(events, 0);
+		/* An event of the link itself comes late */
+		usleep(1200000);
+		link_events(events);
+
+		ASSERT_EQ(0, state_snapshot(self->fd, &self->before));
+		ASSERT_EQ(0, state_get(self->fd, ALL_GROUPS, &self->st));
+		EXPECT_EQ(self->st.s.supported, self->st.s.mask);
+		ASSERT_EQ(0, state_set(self->fd, self->st.s.mask, &self->st));
+		EXPECT_EQ(self->all, self->st.s.mask);
+		EXPECT_TRUE(state_unchanged(self->fd, &self->before));
+		EXPECT_EQ(0, link_events(events));
+
+		ASSERT_EQ(0, state_check(self->fd, self->before.s.mask,
+					 &self->st));
+		EXPECT_EQ(0, self->st.s.mask);
+		now = self->before;
+		state_point(&now);
+		apply_others(&now, 0);
+		ASSERT_EQ(0, state_check(self->fd, now.s.supported, &now));
+		EXPECT_TRUE(state_unchanged(self->fd, &self->before));
+		EXPECT_EQ(0, link_events(events));
+
+		/* So that silence means something */
+		ASSERT_EQ(0, state_set(self->fd, self->all, &now));
+		EXPECT_LT(0, link_events(events));
+		close(events);
+	}
+}
+
+/* A no-op needs no rights either */
+TEST_F(dev, noop_without_rights)
+{
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETOWNER, 4711));
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETDEBUG, 1));
+	self->st.s.link.rx_batched = 16;
+	self->st.s.link.carrier = 0;
+	ASSERT_EQ(0, state_set(self->fd, TUN_STATE_LINK, &self->st));
+	ASSERT_EQ(0, state_get(self->fd, self->all, &self->st));
+	ASSERT_EQ(0, net_admin(false));
+	ASSERT_EQ(0, state_set(self->fd, self->all, &self->st));
+	EXPECT_EQ(self->all, self->st.s.mask);
+}
+
+/* The state of one device on another one of the same shape */
+TEST_F(dev, fresh)
+{
+	char name[IFNAMSIZ] = "dev1";
+	struct state a[3], b[3], fds;
+	int fd[2][3], prog[2];
+	uint64_t mask;
+	int n, i, d;
+
+	n = variant->flags & IFF_MULTI_QUEUE ? 3 : 1;
+	for (i = 0; i < n; i++) {
+		fd[0][i] = i ? tun_queue(self->name, variant->flags | IFF_NAPI) :
+			       self->fd;
+		fd[1][i] = tun_queue(name, variant->flags |
+				     (i ? IFF_NAPI : 0));
+		ASSERT_GE(fd[0][i], 0);
+		ASSERT_GE(fd[1][i], 0);
+	}
+
+	/* Nothing is left at its default */
+	for (i = 0; i < 2; i++) {
+		prog[i] = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 64 + i);
+		ASSERT_GE(prog[i], 0);
+	}
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETSTEERINGEBPF, &prog[0]));
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETFILTEREBPF, &prog[1]));
+	for (i = n - 1; i >= 0; i--) {
+		ASSERT_EQ(0, state_get(fd[0][i], ALL_GROUPS, &a[i]));
+		apply_others(&a[i], 0);
+		a[i].s.sndbuf.queue += i;
+		ASSERT_EQ(0, state_set(fd[0][i], self->all, &a[i]));
+	}
+	if (n > 1)
+		ASSERT_EQ(0, tun_set_queue(fd[0][1], IFF_DETACH_QUEUE));
+
+	for (i = 0; i < n; i++)
+		ASSERT_EQ(0, state_get(fd[0][i], ALL_GROUPS, &a[i]));
+
+	/* The detached one first: it moves the others to where they were. The
+	 * second device does not have the programs, so it must be given them.
+	 */
+	mask = self->all & ~TUN_STATE_IDENTITY;
+	for (d = 0; d < n; d++) {
+		i = n > 1 && d < 2 ? !d : d;
+		fds = a[i];
+		fds.s.steering.action = TUN_STATE_PROG_FD;
+		fds.s.steering.fd = prog[0];
+		fds.s.filter.action = TUN_STATE_PROG_FD;
+		fds.s.filter.fd = prog[1];
+		ASSERT_EQ(0, state_set(fd[1][i], mask, &fds));
+		EXPECT_EQ(mask, fds.s.mask);
+	}
+
+	for (i = 0; i < n; i++) {
+		ASSERT_EQ(0, state_get(fd[1][i], ALL_GROUPS, &b[i]));
+		memcpy(&b[i].s.identity, &a[i].s.identity,
+		       sizeof(b[i].s.identity));
+		EXPECT_TRUE(state_equal(&a[i], &b[i]));
+
+		mask = a[i].s.supported & ~TUN_STATE_IDENTITY;
+		state_point(&a[i]);
+		ASSERT_EQ(0, state_check(fd[1][i], mask, &a[i]));
+		EXPECT_EQ(0, a[i].s.mask);
+		if (i)
+			close(fd[0][i]);
+	}
+	/* Persistent by now */
+	EXPECT_EQ(0, netdev_delete(name));
+	EXPECT_EQ(0, netdev_delete(self->name));
+}
+
+TEST_HARNESS_MAIN

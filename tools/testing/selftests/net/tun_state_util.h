@@ -1,0 +1,517 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the tests of TUNGETSTATE and TUNSETSTATE share: devices in a network
+ * namespace of their own, and the other interfaces to the same state.
+ */
+#ifndef TUN_STATE_UTIL_H
+#define TUN_STATE_UTIL_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <arpa/inet.h>
+#include <linux/bpf.h>
+#include <linux/capability.h>
+#include <linux/ethtool.h>
+#include <linux/filter.h>
+#include <linux/if.h>
+#include <linux/if_arp.h>
+#include <linux/if_ether.h>
+#include <linux/if_link.h>
+#include <linux/if_packet.h>
+#include <linux/if_tun.h>
+#include <linux/if_tun_state.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <linux/sockios.h>
+
+#define MAX_QUEUES 16
+
+#define TUNGETSTATE_SIZE(size) \
+	_IOC(_IOC_READ | _IOC_WRITE, 'T', _IOC_NR(TUNGETSTATE), size)
+#define TUNSETSTATE_SIZE(size) \
+	_IOC(_IOC_READ | _IOC_WRITE, 'T', _IOC_NR(TUNSETSTATE), size)
+
+#define ALL_GROUPS (TUN_STATE_QUEUES * 2 - 1)
+#define GET_ONLY (TUN_STATE_XDP | TUN_STATE_QUEUES)
+
+/* struct tun_state with room for what it points to */
+struct state {
+	struct tun_state s;
+	struct tun_state_queue queues[MAX_QUEUES];
+};
+
+static inline void state_point(struct state *st)
+{
+	st->s.queues.queues = (uintptr_t)st->queues;
+	st->s.queues.entry_size = sizeof(st->queues[0]);
+}
+
+/* Returns 0 or an errno, as do the following ones */
+static inline int state_get(int fd, uint64_t mask, struct state *st)
+{
+	memset(st, 0, sizeof(*st));
+	st->s.mask = mask;
+	state_point(st);
+	st->s.queues.count = MAX_QUEUES;
+	return ioctl(fd, TUNGETSTATE, &st->s) ? errno : 0;
+}
+
+/* The argument is left alone but for the header, where the answer is */
+static inline int state_set_flags(int fd, uint64_t mask, struct state *st,
+				  uint32_t flags)
+{
+	st->s.mask = mask;
+	st->s.flags = flags;
+	return ioctl(fd, TUNSETSTATE, &st->s) ? errno : 0;
+}
+
+static inline int state_set(int fd, uint64_t mask, struct state *st)
+{
+	return state_set_flags(fd, mask, st, 0);
+}
+
+static inline int state_check(int fd, uint64_t mask, struct state *st)
+{
+	return state_set_flags(fd, mask, st, TUN_STATE_F_CHECK);
+}
+
+/* Everything the kernel can report, without what changes by itself */
+static inline int state_snapshot(int fd, struct state *st)
+{
+	int i, err;
+
+	err = state_get(fd, ALL_GROUPS, st);
+	st->s.queue.ring_len = 0;
+	for (i = 0; i < MAX_QUEUES; i++)
+		st->queues[i].ring_len = 0;
+	return err;
+}
+
+/* For snapshots: compare the groups, not the headers. Says where they differ */
+static inline bool state_equal(const struct state *a, const struct state *b)
+{
+	size_t start = offsetof(struct tun_state, identity), i;
+	const unsigned char *x = (const void *)a, *y = (const void *)b;
+	struct state copy = *b;
+
+	/* Where the caller's buffer is does not count */
+	copy.s.queues.queues = a->s.queues.queues;
+	y = (const void *)&copy;
+	for (i = start; i < sizeof(*a); i++) {
+		if (x[i] == y[i])
+			continue;
+		fprintf(stderr, "# states differ at byte %zu: %02x %02x\n",
+			i, x[i], y[i]);
+		return false;
+	}
+	return true;
+}
+
+/* Whether a device still has the state of a snapshot */
+static inline bool state_unchanged(int fd, const struct state *before)
+{
+	struct state now;
+
+	return !state_snapshot(fd, &now) && state_equal(before, &now);
+}
+
+static inline void write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+
+	if (fd < 0)
+		return;
+	if (write(fd, text, strlen(text)) < 0)
+		perror(path);
+	close(fd);
+}
+
+static inline int tun_open(void)
+{
+	return open("/dev/net/tun", O_RDWR | O_NONBLOCK);
+}
+
+/* A queue on a device, which is made if need be; its name is filled in */
+static inline int tun_queue(char *name, unsigned int flags)
+{
+	struct ifreq ifr = { .ifr_flags = flags };
+	int fd = tun_open();
+
+	if (fd < 0)
+		return -1;
+	memcpy(ifr.ifr_name, name, IFNAMSIZ);
+	if (ioctl(fd, TUNSETIFF, &ifr)) {
+		close(fd);
+		return -1;
+	}
+	memcpy(name, ifr.ifr_name, IFNAMSIZ);
+	return fd;
+}
+
+static inline int tun_set_queue(int fd, unsigned int flags)
+{
+	struct ifreq ifr = { .ifr_flags = flags };
+
+	return ioctl(fd, TUNSETQUEUE, &ifr);
+}
+
+/* Why the tests cannot run here, or NULL. Enters a new network namespace. */
+static inline const char *tun_state_enter(void)
+{
+	char name[IFNAMSIZ] = "probe";
+	struct tun_state s = {};
+	const char *why = NULL;
+	int fd;
+
+	if (unshare(CLONE_NEWNET))
+		return "cannot unshare(CLONE_NEWNET), are you root?";
+	/* No router solicitations and the like among the test's packets */
+	write_file("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+
+	fd = tun_open();
+	if (fd < 0)
+		return "cannot open /dev/net/tun";
+	close(fd);
+	fd = tun_queue(name, IFF_TAP | IFF_NO_PI);
+	if (fd < 0)
+		return "cannot make a TAP device";
+	if (ioctl(fd, TUNGETSTATE, &s))
+		why = "this kernel has no TUNGETSTATE";
+	close(fd);
+	return why;
+}
+
+/* Interface flags, queue length, name: by the network's own ioctls */
+static inline int netdev_ioctl(const char *name, int request,
+			       struct ifreq *ifr)
+{
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	int ret;
+
+	memcpy(ifr->ifr_name, name, IFNAMSIZ);
+	ret = ioctl(fd, request, ifr);
+	close(fd);
+	return ret;
+}
+
+static inline int netdev_up(const char *name)
+{
+	struct ifreq ifr = { .ifr_flags = IFF_UP };
+
+	return netdev_ioctl(name, SIOCSIFFLAGS, &ifr);
+}
+
+static inline int netdev_index(const char *name)
+{
+	struct ifreq ifr = {};
+
+	return netdev_ioctl(name, SIOCGIFINDEX, &ifr) ? -1 : ifr.ifr_ifindex;
+}
+
+static inline int netdev_ethtool(const char *name, void *data)
+{
+	struct ifreq ifr = { .ifr_data = data };
+
+	return netdev_ioctl(name, SIOCETHTOOL, &ifr);
+}
+
+/* What rtnetlink says about a tun device */
+struct link_info {
+	int ifindex;
+	unsigned int mtu;
+	unsigned int type;
+	bool carrier;
+	unsigned char addr[32];
+	int addr_len;
+	/* IFLA_TUN_* */
+	unsigned int tun_type;
+	bool pi, vnet_hdr, persist, multi_queue;
+	bool has_owner, has_group;
+	uint32_t owner, group;
+	uint32_t queues, disabled;
+	uint32_t xdp_id;
+};
+
+static inline void rta_tun(struct link_info *li, struct rtattr *rta, int len)
+{
+	for (; RTA_OK(rta, len); rta = RTA_NEXT(rta, len)) {
+		uint8_t u8 = *(uint8_t *)RTA_DATA(rta);
+		uint32_t u32 = 0;
+
+		if (RTA_PAYLOAD(rta) == sizeof(u32))
+			memcpy(&u32, RTA_DATA(rta), sizeof(u32));
+		switch (rta->rta_type & NLA_TYPE_MASK) {
+		case IFLA_TUN_OWNER:
+			li->has_owner = true;
+			li->owner = u32;
+			break;
+		case IFLA_TUN_GROUP:
+			li->has_group = true;
+			li->group = u32;
+			break;
+		case IFLA_TUN_TYPE:
+			li->tun_type = u8;
+			break;
+		case IFLA_TUN_PI:
+			li->pi = u8;
+			break;
+		case IFLA_TUN_VNET_HDR:
+			li->vnet_hdr = u8;
+			break;
+		case IFLA_TUN_PERSIST:
+			li->persist = u8;
+			break;
+		case IFLA_TUN_MULTI_QUEUE:
+			li->multi_queue = u8;
+			break;
+		case IFLA_TUN_NUM_QUEUES:
+			li->queues = u32;
+			break;
+		case IFLA_TUN_NUM_DISABLED_QUEUES:
+			li->disabled = u32;
+			break;
+		}
+	}
+}
+
+static inline void rta_linkinfo(struct link_info *li, struct rtattr *rta,
+				int len)
+{
+	for (; RTA_OK(rta, len); rta = RTA_NEXT(rta, len))
+		if ((rta->rta_type & NLA_TYPE_MASK) == IFLA_INFO_DATA)
+			rta_tun(li, RTA_DATA(rta), RTA_PAYLOAD(rta));
+}
+
+static inline void rta_xdp(struct link_info *li, struct rtattr *rta, int len)
+{
+	for (; RTA_OK(rta, len); rta = RTA_NEXT(rta, len))
+		if ((rta->rta_type & NLA_TYPE_MASK) == IFLA_XDP_PROG_ID)
+			memcpy(&li->xdp_id, RTA_DATA(rta), sizeof(li->xdp_id));
+}
+
+static inline int rtnl_talk(void *req, size_t len, void *answer, size_t room)
+{
+	struct sockaddr_nl sa = { .nl_family = AF_NETLINK };
+	int fd = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+	int n = -1;
+
+	if (fd < 0)
+		return -1;
+	if (sendto(fd, req, len, 0, (void *)&sa, sizeof(sa)) == (ssize_t)len)
+		n = recv(fd, answer, room, 0);
+	close(fd);
+	return n;
+}
+
+struct link_req {
+	struct nlmsghdr nh;
+	struct ifinfomsg ifi;
+	char data[64];
+};
+
+static inline int netdev_info(const char *name, struct link_info *li)
+{
+	struct link_req req = {
+		.nh.nlmsg_len = NLMSG_LENGTH(sizeof(req.ifi)),
+		.nh.nlmsg_type = RTM_GETLINK,
+		.nh.nlmsg_flags = NLM_F_REQUEST,
+		.ifi.ifi_index = netdev_index(name),
+	};
+	static union {
+		struct nlmsghdr nh;
+		char room[32768];
+	} buf;
+	struct nlmsghdr *nh = &buf.nh;
+	struct ifinfomsg *ifi;
+	struct rtattr *rta;
+	int n, len;
+
+	memset(li, 0, sizeof(*li));
+	n = rtnl_talk(&req, req.nh.nlmsg_len, &buf, sizeof(buf));
+	if (n < 0 || !NLMSG_OK(nh, (unsigned int)n) ||
+	    nh->nlmsg_type != RTM_NEWLINK)
+		return -1;
+
+	ifi = NLMSG_DATA(nh);
+	li->ifindex = ifi->ifi_index;
+	li->type = ifi->ifi_type;
+	len = nh->nlmsg_len - NLMSG_LENGTH(sizeof(*ifi));
+	for (rta = IFLA_RTA(ifi); RTA_OK(rta, len); rta = RTA_NEXT(rta, len)) {
+		switch (rta->rta_type & NLA_TYPE_MASK) {
+		case IFLA_MTU:
+			memcpy(&li->mtu, RTA_DATA(rta), sizeof(li->mtu));
+			break;
+		case IFLA_CARRIER:
+			li->carrier = *(uint8_t *)RTA_DATA(rta);
+			break;
+		case IFLA_ADDRESS:
+			li->addr_len = RTA_PAYLOAD(rta);
+			memcpy(li->addr, RTA_DATA(rta), li->addr_len);
+			break;
+		case IFLA_LINKINFO:
+			rta_linkinfo(li, RTA_DATA(rta), RTA_PAYLOAD(rta));
+			break;
+		case IFLA_XDP:
+			rta_xdp(li, RTA_DATA(rta), RTA_PAYLOAD(rta));
+			break;
+		}
+	}
+	return 0;
+}
+
+/* Returns 0 or an error */
+static inline int rtnl_ack(struct link_req *req)
+{
+	struct {
+		struct nlmsghdr nh;
+		struct nlmsgerr err;
+		char data[256];
+	} answer;
+	int n;
+
+	req->nh.nlmsg_flags |= NLM_F_REQUEST | NLM_F_ACK;
+	n = rtnl_talk(req, req->nh.nlmsg_len, &answer, sizeof(answer));
+	if (n < 0 || answer.nh.nlmsg_type != NLMSG_ERROR)
+		return -EIO;
+	return answer.err.error;
+}
+
+static inline int netdev_delete(const char *name)
+{
+	struct link_req req = {
+		.nh.nlmsg_len = NLMSG_LENGTH(sizeof(req.ifi)),
+		.nh.nlmsg_type = RTM_DELLINK,
+		.ifi.ifi_index = netdev_index(name),
+	};
+
+	return rtnl_ack(&req);
+}
+
+static inline int netdev_xdp(const char *name, int prog)
+{
+	struct link_req req = {
+		.nh.nlmsg_len = NLMSG_LENGTH(sizeof(req.ifi)),
+		.nh.nlmsg_type = RTM_SETLINK,
+		.ifi.ifi_index = netdev_index(name),
+	};
+	struct rtattr *xdp = (void *)req.data;
+	struct rtattr *fd = RTA_DATA(xdp);
+
+	fd->rta_type = IFLA_XDP_FD;
+	fd->rta_len = RTA_LENGTH(sizeof(prog));
+	memcpy(RTA_DATA(fd), &prog, sizeof(prog));
+	xdp->rta_type = IFLA_XDP | NLA_F_NESTED;
+	xdp->rta_len = RTA_LENGTH(fd->rta_len);
+	req.nh.nlmsg_len += xdp->rta_len;
+	return rtnl_ack(&req);
+}
+
+/* eBPF without a library */
+
+static inline int sys_bpf(int cmd, union bpf_attr *attr)
+{
+	return syscall(__NR_bpf, cmd, attr, sizeof(*attr));
+}
+
+/* A program that returns a constant */
+static inline int prog_load(enum bpf_prog_type type, int ret)
+{
+	struct bpf_insn insns[] = {
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .imm = ret },
+		{ .code = BPF_JMP | BPF_EXIT },
+	};
+	union bpf_attr attr = {
+		.prog_type = type,
+		.insns = (uintptr_t)insns,
+		.insn_cnt = 2,
+		.license = (uintptr_t)"GPL",
+	};
+
+	return sys_bpf(BPF_PROG_LOAD, &attr);
+}
+
+static inline int prog_info(int fd, struct bpf_prog_info *info)
+{
+	union bpf_attr attr = {
+		.info.bpf_fd = fd,
+		.info.info = (uintptr_t)info,
+		.info.info_len = sizeof(*info),
+	};
+
+	memset(info, 0, sizeof(*info));
+	return sys_bpf(BPF_OBJ_GET_INFO_BY_FD, &attr);
+}
+
+static inline bool prog_there(uint32_t id)
+{
+	union bpf_attr attr = { .prog_id = id };
+	int fd = sys_bpf(BPF_PROG_GET_FD_BY_ID, &attr);
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0 || errno != ENOENT;
+}
+
+/* Whether a program goes away, which takes a grace period or two */
+static inline bool prog_gone(uint32_t id)
+{
+	int i;
+
+	for (i = 0; i < 200 && prog_there(id); i++)
+		usleep(50000);
+	return i < 200;
+}
+
+/* Drop or take back CAP_NET_ADMIN */
+static inline int net_admin(bool on)
+{
+	struct __user_cap_header_struct hdr = {
+		.version = _LINUX_CAPABILITY_VERSION_3,
+	};
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(__NR_capget, &hdr, data))
+		return -1;
+	if (on)
+		data[0].effective |= 1U << CAP_NET_ADMIN;
+	else
+		data[0].effective &= ~(1U << CAP_NET_ADMIN);
+	return syscall(__NR_capset, &hdr, data);
+}
+
+/* Put packets into the ring of a device that is up */
+static inline int send_packets(const char *name, int n)
+{
+	struct sockaddr_ll sll = {
+		.sll_family = AF_PACKET,
+		.sll_protocol = htons(ETH_P_IP),
+		.sll_ifindex = netdev_index(name),
+	};
+	char packet[64] = { 0x45 };
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+	int sent = 0;
+
+	if (fd < 0)
+		return -1;
+	packet[12] = 8;
+	while (sent < n && sendto(fd, packet, sizeof(packet), 0, (void *)&sll,
+				  sizeof(sll)) == sizeof(packet))
+		sent++;
+	close(fd);
+	return sent;
+}
+
+#endif /* TUN_STATE_UTIL_H */
