@@ -1,0 +1,1 @@
+../../../kernel/include/uapi/linux/if_tun_state.h

@@ -1,0 +1,342 @@
+/*
+ * Kernel state of a TAP queue, as TUNGETSTATE reports it
+ *
+ * Copyright (c) 2026 tapstate developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "tap-local.h"
+#include "tap-kstate.h"
+
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <linux/if_tun.h>
+#include <linux/if_tun_state.h>
+
+#include "qapi/error.h"
+
+/*
+ * What travels. The groups with a user buffer do not: an address from another
+ * process means nothing here.
+ */
+#define TAP_KSTATE_GROUPS                                                   \
+    (TUN_STATE_IDENTITY | TUN_STATE_FLAGS | TUN_STATE_OWNER |               \
+     TUN_STATE_VNET | TUN_STATE_OFFLOAD | TUN_STATE_SNDBUF |                \
+     TUN_STATE_LINK | TUN_STATE_TXFILTER | TUN_STATE_STEERING |             \
+     TUN_STATE_FILTER | TUN_STATE_XDP | TUN_STATE_QUEUE)
+
+typedef enum TapKFieldType {
+    TAP_KFIELD_UINT,
+    TAP_KFIELD_STRING,
+    TAP_KFIELD_BYTES,
+} TapKFieldType;
+
+typedef struct TapKField {
+    uint64_t group;
+    const char *name;
+    size_t offset;
+    size_t size;
+    TapKFieldType type;
+} TapKField;
+
+#define KFIELD(_group, _field, _type)                                       \
+    { TUN_STATE_ ## _group, #_field, offsetof(struct tun_state, _field),    \
+      sizeof_field(struct tun_state, _field), TAP_KFIELD_ ## _type }
+
+static const TapKField tap_kfields[] = {
+    KFIELD(IDENTITY, identity.netns, UINT),
+    KFIELD(IDENTITY, identity.ifindex, UINT),
+    KFIELD(IDENTITY, identity.mtu, UINT),
+    KFIELD(IDENTITY, identity.type, UINT),
+    KFIELD(IDENTITY, identity.name, STRING),
+    KFIELD(IDENTITY, identity.addr, BYTES),
+    KFIELD(FLAGS, device.flags, UINT),
+    KFIELD(OWNER, owner.uid, UINT),
+    KFIELD(OWNER, owner.gid, UINT),
+    KFIELD(VNET, vnet.hdr_size, UINT),
+    KFIELD(VNET, vnet.flags, UINT),
+    KFIELD(OFFLOAD, offload.enabled, UINT),
+    KFIELD(SNDBUF, sndbuf.device, UINT),
+    KFIELD(SNDBUF, sndbuf.queue, UINT),
+    KFIELD(LINK, link.carrier, UINT),
+    KFIELD(LINK, link.msg_enable, UINT),
+    KFIELD(LINK, link.rx_batched, UINT),
+    KFIELD(TXFILTER, txfilter.count, UINT),
+    KFIELD(TXFILTER, txfilter.hash, UINT),
+    KFIELD(TXFILTER, txfilter.addr, BYTES),
+    KFIELD(STEERING, steering.id, UINT),
+    KFIELD(FILTER, filter.id, UINT),
+    KFIELD(XDP, xdp.id, UINT),
+    KFIELD(QUEUE, queue.index, UINT),
+    KFIELD(QUEUE, queue.flags, UINT),
+};
+
+static int tap_kstate_ioctl(int fd, unsigned int nr, void *data, size_t size)
+{
+    unsigned int request = _IOC(_IOC_READ | _IOC_WRITE, _IOC_TYPE(TUNGETSTATE),
+                                nr, size);
+
+    return RETRY_ON_EINTR(ioctl(fd, request, data));
+}
+
+static int tap_kstate_get_groups(int fd, uint64_t groups, struct tun_state *st)
+{
+    *st = (struct tun_state) { .mask = groups };
+
+    return tap_kstate_ioctl(fd, _IOC_NR(TUNGETSTATE), st, sizeof(*st));
+}
+
+bool tap_kstate_get(int fd, TapKState *ks, Error **errp)
+{
+    struct tun_state st;
+
+    QEMU_BUILD_BUG_ON(sizeof(st) > TAP_KSTATE_MAX_SIZE);
+
+    ks->size = 0;
+    if (tap_kstate_get_groups(fd, TAP_KSTATE_GROUPS, &st) < 0) {
+        /* Kernels without the ioctl say EINVAL, and give no reason with it */
+        if (errno == EINVAL && !st.failed) {
+            return true;
+        }
+        error_setg_errno(errp, errno, "TUNGETSTATE failed");
+        return false;
+    }
+
+    memcpy(ks->data, &st, sizeof(st));
+    ks->size = sizeof(st);
+    return true;
+}
+
+static void tap_kfield_append(GString *out, const struct tun_state *st,
+                              const TapKField *field)
+{
+    const uint8_t *p = (const uint8_t *)st + field->offset;
+    uint64_t value = 0;
+
+    switch (field->type) {
+    case TAP_KFIELD_UINT:
+#if HOST_BIG_ENDIAN
+        memcpy((uint8_t *)&value + sizeof(value) - field->size, p,
+               field->size);
+#else
+        memcpy(&value, p, field->size);
+#endif
+        g_string_append_printf(out, "0x%" PRIx64, value);
+        break;
+    case TAP_KFIELD_STRING:
+        for (size_t i = 0; i < field->size && p[i]; i++) {
+            g_string_append_c(out, g_ascii_isgraph(p[i]) ? p[i] : '?');
+        }
+        break;
+    case TAP_KFIELD_BYTES:
+        for (size_t i = 0; i < field->size; i++) {
+            g_string_append_printf(out, "%02x", p[i]);
+        }
+        break;
+    }
+}
+
+/* Name the fields of @groups in which @expected and @actual differ */
+static char *tap_kstate_explain(uint64_t groups,
+                                const struct tun_state *expected,
+                                const struct tun_state *actual)
+{
+    GString *out = g_string_new(NULL);
+
+    for (size_t i = 0; i < ARRAY_SIZE(tap_kfields); i++) {
+        const TapKField *field = &tap_kfields[i];
+
+        if (!(groups & field->group) ||
+            !memcmp((const uint8_t *)expected + field->offset,
+                    (const uint8_t *)actual + field->offset, field->size)) {
+            continue;
+        }
+        g_string_append_printf(out, "%s%s is ", out->len ? ", " : "",
+                               field->name);
+        tap_kfield_append(out, actual, field);
+        g_string_append(out, " instead of ");
+        tap_kfield_append(out, expected, field);
+    }
+    if (!out->len) {
+        g_string_append_printf(out, "groups 0x%" PRIx64, groups);
+    }
+    return g_string_free(out, false);
+}
+
+static bool tap_kstate_valid(const TapKState *ks, Error **errp)
+{
+    uint64_t mask;
+
+    if (ks->size < offsetof(struct tun_state, identity) ||
+        ks->size > TAP_KSTATE_MAX_SIZE) {
+        error_setg(errp, "the kernel state has %u bytes, which no kernel "
+                   "reports", ks->size);
+        return false;
+    }
+    memcpy(&mask, ks->data, sizeof(mask));
+    if (!mask || (mask & ~TAP_KSTATE_GROUPS)) {
+        error_setg(errp, "the kernel state holds groups 0x%" PRIx64
+                   ", of which 0x%" PRIx64 " are known", mask,
+                   (uint64_t)TAP_KSTATE_GROUPS);
+        return false;
+    }
+    return true;
+}
+
+/* TUNSETSTATE on a copy of @ks, which the caller gets back in @result */
+static int tap_kstate_set(int fd, const TapKState *ks, uint64_t mask,
+                          uint32_t flags, struct tun_state *result)
+{
+    g_autofree uint8_t *copy = g_malloc0(TAP_KSTATE_MAX_SIZE);
+    int ret;
+
+    memcpy(copy, ks->data, ks->size);
+    memcpy(copy + offsetof(struct tun_state, mask), &mask, sizeof(mask));
+    memcpy(copy + offsetof(struct tun_state, flags), &flags, sizeof(flags));
+
+    ret = tap_kstate_ioctl(fd, _IOC_NR(TUNSETSTATE), copy, ks->size);
+    memcpy(result, copy, sizeof(*result));
+    return ret;
+}
+
+static bool tap_kstate_differs(int fd, const TapKState *ks, uint64_t *groups,
+                               Error **errp)
+{
+    struct tun_state result;
+    uint64_t mask;
+
+    memcpy(&mask, ks->data, sizeof(mask));
+    if (tap_kstate_set(fd, ks, mask, TUN_STATE_F_CHECK, &result) < 0) {
+        error_setg_errno(errp, errno, "the kernel refuses the state%s",
+                         result.failed ? "" : " as a whole");
+        if (result.failed) {
+            error_append_hint(errp, "Group 0x%" PRIx64 " is invalid.\n",
+                              (uint64_t)result.failed);
+        }
+        return false;
+    }
+    *groups = result.mask;
+    return true;
+}
+
+bool tap_kstate_check(int fd, const TapKState *ks, Error **errp)
+{
+    g_autofree char *explanation = NULL;
+    struct tun_state expected = { }, actual;
+    uint64_t groups;
+
+    if (!tap_kstate_valid(ks, errp) ||
+        !tap_kstate_differs(fd, ks, &groups, errp)) {
+        return false;
+    }
+    if (!groups) {
+        return true;
+    }
+
+    memcpy(&expected, ks->data, MIN(ks->size, sizeof(expected)));
+    if (tap_kstate_get_groups(fd, groups, &actual) < 0) {
+        error_setg_errno(errp, errno, "TUNGETSTATE failed");
+        return false;
+    }
+    explanation = tap_kstate_explain(groups, &expected, &actual);
+    error_setg(errp, "the kernel state is not the expected one: %s",
+               explanation);
+    return false;
+}
+
+bool tap_kstate_restore(int fd, const TapKState *ks, Error **errp)
+{
+    struct tun_state result;
+    uint64_t groups;
+
+    if (!tap_kstate_valid(ks, errp) ||
+        !tap_kstate_differs(fd, ks, &groups, errp)) {
+        return false;
+    }
+    /* A guard, not a setting: the other groups can be restored without it */
+    groups &= ~TUN_STATE_IDENTITY;
+    if (groups && tap_kstate_set(fd, ks, groups, 0, &result) < 0) {
+        error_setg_errno(errp, errno, "cannot restore the kernel state, group "
+                         "0x%" PRIx64, (uint64_t)result.failed);
+        return false;
+    }
+    return true;
+}
+
+/* TUN_F_* as the kernel keeps them: some combinations have no effect */
+static unsigned int tap_kstate_effective_offload(unsigned int offload)
+{
+    const unsigned int uso = TUN_F_USO4 | TUN_F_USO6;
+
+    if (!(offload & TUN_F_CSUM)) {
+        return 0;
+    }
+    offload &= ~TUN_F_UFO;
+    if (!(offload & (TUN_F_TSO4 | TUN_F_TSO6))) {
+        offload &= ~TUN_F_TSO_ECN;
+    }
+    if ((offload & uso) != uso) {
+        offload &= ~uso;
+    }
+    return offload;
+}
+
+bool tap_kstate_read(int fd, TapSetting setting, int *value)
+{
+    struct tun_state st;
+    struct ifreq ifr = { };
+
+    switch (setting) {
+    case TAP_SETTING_ENABLED:
+        if (ioctl(fd, TUNGETIFF, &ifr)) {
+            return false;
+        }
+        *value = !(ifr.ifr_flags & IFF_DETACH_QUEUE);
+        return true;
+    case TAP_SETTING_VNET_HDR_LEN:
+        return !ioctl(fd, TUNGETVNETHDRSZ, value);
+    case TAP_SETTING_VNET_LE:
+        return !ioctl(fd, TUNGETVNETLE, value);
+    case TAP_SETTING_VNET_BE:
+        return !ioctl(fd, TUNGETVNETBE, value);
+    case TAP_SETTING_SNDBUF:
+        return !ioctl(fd, TUNGETSNDBUF, value);
+    case TAP_SETTING_OFFLOAD:
+        if (tap_kstate_get_groups(fd, TUN_STATE_OFFLOAD, &st)) {
+            return false;
+        }
+        *value = st.offload.enabled;
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool tap_kstate_has(int fd, TapSetting setting, int value)
+{
+    int actual;
+
+    if (setting == TAP_SETTING_STEERING) {
+        /* Without a program of its own, a NIC model leaves what is there */
+        return value < 0;
+    }
+    if (setting == TAP_SETTING_OFFLOAD) {
+        value = tap_kstate_effective_offload(value);
+    }
+    return tap_kstate_read(fd, setting, &actual) && actual == value;
+}
+
+bool tap_kstate_get_supported(int fd, bool *ufo, bool *uso)
+{
+    struct tun_state st;
+
+    if (tap_kstate_get_groups(fd, TUN_STATE_OFFLOAD, &st)) {
+        return false;
+    }
+    *ufo = st.offload.supported & TUN_F_UFO;
+    *uso = (st.offload.supported & TUN_F_USO4) &&
+           (st.offload.supported & TUN_F_USO6);
+    return true;
+}

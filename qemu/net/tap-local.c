@@ -1,0 +1,619 @@
+/*
+ * Hand-over of a TAP queue to another QEMU on the same host
+ *
+ * The queue's file descriptor and what the kernel says about it travel in
+ * section net-tap of the migration stream. Until one side runs, either may be
+ * the one that goes on, so neither reads from the queue nor changes the
+ * device.
+ *
+ * Copyright (c) 2026 tapstate developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "tap-local.h"
+#include "tap-kstate.h"
+#include "tap_int.h"
+
+#include <net/if.h>
+
+#include "hw/qdev-core.h"
+#include "hw/vmstate-if.h"
+#include "migration/misc.h"
+#include "migration/vmstate.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "system/runstate.h"
+
+#define TYPE_TAP_LOCAL "tap-local"
+OBJECT_DECLARE_SIMPLE_TYPE(TapLocal, TAP_LOCAL)
+
+struct TapLocal {
+    Object parent_obj;
+
+    NetClientState *nc;
+    const TapLocalOps *ops;
+    VMChangeStateEntry *vmstate;
+    int index;
+    bool vnet_hdr;          /* what vnet_hdr= says */
+    char *want_ifname;      /* what ifname= says, or NULL */
+    OnOffAuto kernel_state;
+
+    bool waiting;           /* the fd is to come with the stream */
+    bool stopped;           /* the VM does not run */
+    bool held;              /* the device is not ours to read or change */
+    bool sent;              /* held because the fd is in an outgoing stream */
+    bool handed_over;       /* and that stream is complete */
+
+    uint32_t deferred;      /* bit per TapSetting */
+    int value[TAP_SETTING__MAX];
+
+    TapLocalQueue queue;
+    char ifname[IFNAMSIZ];
+    TapKState ks;
+};
+
+bool tap_local_incoming(const NetdevTapOptions *tap, const char *name,
+                        bool *incoming, Error **errp)
+{
+    bool supported = tap->has_local_migration_supported &&
+                     tap->local_migration_supported;
+
+    /* Migration parameters can only be set once the machine is there */
+    *incoming = tap->has_incoming_fds ? tap->incoming_fds :
+                supported && phase_check(PHASE_MACHINE_READY) &&
+                migrate_local() && runstate_check(RUN_STATE_INMIGRATE);
+
+    if (tap->has_kernel_state && !supported) {
+        error_setg(errp, "netdev '%s': kernel-state= needs "
+                   "local-migration-supported=on", name);
+        return false;
+    }
+    if (supported &&
+        ((tap->has_vhost && tap->vhost) || tap->vhostfd || tap->vhostfds ||
+         (tap->has_vhostforce && tap->vhostforce))) {
+        error_setg(errp, "netdev '%s': local-migration-supported=on does not "
+                   "work with vhost yet: use vhost=off", name);
+        return false;
+    }
+    if (!*incoming) {
+        return true;
+    }
+
+    if (!supported) {
+        error_setg(errp, "netdev '%s': incoming-fds=on needs "
+                   "local-migration-supported=on", name);
+        return false;
+    }
+    if (!runstate_check(RUN_STATE_INMIGRATE)) {
+        error_setg(errp, "netdev '%s': incoming-fds=on needs a QEMU that "
+                   "waits for a migration: use -incoming", name);
+        return false;
+    }
+    if (tap->fd || tap->fds || tap->helper) {
+        error_setg(errp, "netdev '%s': fd=, fds= and helper= are invalid with "
+                   "incoming-fds=on: the file descriptors come with the "
+                   "migration stream", name);
+        return false;
+    }
+    return true;
+}
+
+bool tap_local_may_read(const TapLocal *local)
+{
+    return !local || (!local->waiting && !local->stopped);
+}
+
+bool tap_local_is_held(const TapLocal *local)
+{
+    return local && local->held;
+}
+
+bool tap_local_owns_device(const TapLocal *local)
+{
+    if (!local) {
+        return true;
+    }
+    /* A target owns it once it ran, a source until the hand-over is done */
+    return !local->held || (local->sent && !local->handed_over);
+}
+
+bool tap_local_defer(TapLocal *local, TapSetting setting, int value)
+{
+    if (!tap_local_is_held(local)) {
+        return false;
+    }
+    local->deferred |= BIT(setting);
+    local->value[setting] = value;
+    return true;
+}
+
+bool tap_local_check_ready(const TapLocal *local, Error **errp)
+{
+    if (local && local->waiting) {
+        error_setg(errp, "netdev '%s' queue %d: its file descriptor is not in "
+                   "the migration stream: on the source, use "
+                   "local-migration-supported=on and the same queues=, and "
+                   "set migration parameter 'local'",
+                   local->nc->name, local->index);
+        return false;
+    }
+    return true;
+}
+
+/* Put @local back in charge of the device, which the other side has not used */
+static void tap_local_release(TapLocal *local)
+{
+    int fd = local->queue.fd;
+    Error *err = NULL;
+
+    /* Shared with the other side, an older version of which may clear it */
+    if (!g_unix_set_fd_nonblocking(fd, true, NULL)) {
+        error_report("netdev '%s' queue %d: cannot set O_NONBLOCK: %s",
+                     local->nc->name, local->index, strerror(errno));
+    }
+
+    if (local->sent && local->ks.size &&
+        !tap_kstate_check(fd, &local->ks, &err)) {
+        warn_reportf_err(err, "netdev '%s' queue %d: restoring what changed "
+                         "since the migration: ", local->nc->name,
+                         local->index);
+        err = NULL;
+        if (!tap_kstate_restore(fd, &local->ks, &err)) {
+            error_reportf_err(err, "netdev '%s' queue %d: ", local->nc->name,
+                              local->index);
+        }
+    }
+
+    local->held = false;
+    local->sent = false;
+    local->handed_over = false;
+
+    for (int i = 0; i < TAP_SETTING__MAX; i++) {
+        if ((local->deferred & BIT(i)) &&
+            !tap_kstate_has(fd, i, local->value[i])) {
+            local->ops->apply(local->nc, i, local->value[i]);
+        }
+    }
+    local->deferred = 0;
+}
+
+static void tap_local_vm_change(void *opaque, bool running, RunState state)
+{
+    TapLocal *local = opaque;
+    Error *err = NULL;
+
+    if (running && local->held) {
+        if (tap_local_check_ready(local, &err)) {
+            tap_local_release(local);
+        } else {
+            error_report_err(err);
+        }
+    }
+    local->stopped = !running;
+    local->ops->update(local->nc);
+}
+
+static bool tap_local_save(TapLocal *local, Error **errp)
+{
+    if (!tap_local_check_ready(local, errp)) {
+        return false;
+    }
+
+    local->ops->get_queue(local->nc, &local->queue);
+    local->ks.size = 0;
+    if (local->kernel_state != ON_OFF_AUTO_OFF) {
+        if (!tap_kstate_get(local->queue.fd, &local->ks, errp)) {
+            return false;
+        }
+        if (!local->ks.size) {
+            warn_report_once("this kernel does not report TAP state "
+                             "(TUNGETSTATE): it is handed over unverified");
+        }
+    }
+
+    local->held = true;
+    local->sent = true;
+    return true;
+}
+
+static int tap_local_pre_save(void *opaque)
+{
+    TapLocal *local = opaque;
+    Error *err = NULL;
+
+    if (!tap_local_save(local, &err)) {
+        error_reportf_err(err, "netdev '%s' queue %d: ", local->nc->name,
+                          local->index);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static int tap_local_pre_load(void *opaque)
+{
+    TapLocal *local = opaque;
+
+    local->queue.fd = -1;
+    local->ks.size = 0;
+    return 0;
+}
+
+/* What the stream says about the device must be what the device says */
+static bool tap_local_check_claims(TapLocal *local, Error **errp)
+{
+    const TapLocalQueue *queue = &local->queue;
+    TapLocalQueue here;
+    int vnet_hdr_len = 0, enabled;
+    bool ufo, uso;
+
+    if (local->vnet_hdr &&
+        !tap_kstate_read(queue->fd, TAP_SETTING_VNET_HDR_LEN, &vnet_hdr_len)) {
+        error_setg(errp, "cannot read the vnet header length of the TAP");
+        return false;
+    }
+    if (queue->host_vnet_hdr_len != vnet_hdr_len) {
+        error_setg(errp, "the TAP has a vnet header of %d bytes, and of %u "
+                   "bytes in the stream: somebody changed it, try again",
+                   vnet_hdr_len, queue->host_vnet_hdr_len);
+        return false;
+    }
+    if (!tap_kstate_read(queue->fd, TAP_SETTING_ENABLED, &enabled)) {
+        error_setg(errp, "cannot read whether the queue is attached");
+        return false;
+    }
+    if (enabled != queue->enabled) {
+        error_setg(errp, "the queue is %s, and %s in the stream: somebody "
+                   "changed it, try again", enabled ? "attached" : "detached",
+                   queue->enabled ? "attached" : "detached");
+        return false;
+    }
+    if (tap_kstate_get_supported(queue->fd, &ufo, &uso) &&
+        (ufo != queue->has_ufo || uso != queue->has_uso)) {
+        error_setg(errp, "the TAP has ufo=%d and uso=%d, and ufo=%d and uso=%d "
+                   "in the stream", ufo, uso, queue->has_ufo, queue->has_uso);
+        return false;
+    }
+    if (queue->has_tunnel) {
+        error_setg(errp, "the stream says that the TAP takes GSO packets in "
+                   "UDP tunnels, which this QEMU does not know: turn that off "
+                   "on the source");
+        return false;
+    }
+    local->ops->get_queue(local->nc, &here);
+    if (here.using_vnet_hdr != queue->using_vnet_hdr) {
+        error_setg(errp, "the NIC model %s the vnet header itself on the "
+                   "source, unlike here: use the same -device on both sides",
+                   queue->using_vnet_hdr ? "handles" : "does not handle");
+        return false;
+    }
+    return true;
+}
+
+static bool tap_local_check_device(TapLocal *local, Error **errp)
+{
+    NetClientState *ncs[MAX_QUEUE_NUM];
+    int vnet_hdr, n;
+
+    vnet_hdr = tap_probe_vnet_hdr(local->queue.fd, errp);
+    if (vnet_hdr < 0) {
+        error_prepend(errp, "what came with the stream is not a TAP: ");
+        return false;
+    }
+    if (!!vnet_hdr != local->vnet_hdr) {
+        error_setg(errp, "the TAP has vnet_hdr=%s, this netdev vnet_hdr=%s: "
+                   "use the same on both sides", vnet_hdr ? "on" : "off",
+                   local->vnet_hdr ? "on" : "off");
+        return false;
+    }
+    if (!tap_local_check_claims(local, errp)) {
+        return false;
+    }
+    if (tap_fd_get_ifname(local->queue.fd, local->ifname)) {
+        error_setg(errp, "cannot read the name of the TAP");
+        return false;
+    }
+    if (local->want_ifname && strcmp(local->want_ifname, local->ifname)) {
+        error_setg(errp, "the TAP is '%s', this netdev has ifname=%s: use the "
+                   "same on both sides, or leave out ifname= here",
+                   local->ifname, local->want_ifname);
+        return false;
+    }
+
+    n = qemu_find_net_clients_except(local->nc->name, ncs,
+                                     NET_CLIENT_DRIVER_NIC, MAX_QUEUE_NUM);
+    for (int i = 0; i < n; i++) {
+        TapLocal *other = tap_get_local(ncs[i]);
+
+        if (other && !other->waiting &&
+            strcmp(other->ifname, local->ifname)) {
+            error_setg(errp, "it belongs to TAP '%s', queue %d to '%s'",
+                       local->ifname, other->index, other->ifname);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool tap_local_check_kernel_state(TapLocal *local, Error **errp)
+{
+    if (local->kernel_state == ON_OFF_AUTO_OFF) {
+        return true;
+    }
+    if (local->ks.size) {
+        return tap_kstate_check(local->queue.fd, &local->ks, errp);
+    }
+    if (local->kernel_state == ON_OFF_AUTO_ON) {
+        error_setg(errp, "kernel-state=on, but the stream holds no kernel "
+                   "state: use kernel-state=on on the source, and a kernel "
+                   "with TUNGETSTATE");
+        return false;
+    }
+    warn_report_once("the migration stream holds no kernel state of the TAP: "
+                     "it is taken over unverified");
+    return true;
+}
+
+static bool tap_local_load(TapLocal *local, Error **errp)
+{
+    if (!local->waiting) {
+        error_setg(errp, "its file descriptor came with the stream, but this "
+                   "QEMU opened one itself: use incoming-fds=on");
+        return false;
+    }
+    if (local->queue.fd < 0) {
+        error_setg(errp, "no file descriptor came with the stream");
+        return false;
+    }
+    if (!g_unix_set_fd_nonblocking(local->queue.fd, true, NULL)) {
+        error_setg_errno(errp, errno, "cannot set O_NONBLOCK");
+        return false;
+    }
+    if (!tap_local_check_device(local, errp) ||
+        !tap_local_check_kernel_state(local, errp)) {
+        return false;
+    }
+
+    /* What the NIC model asked for at reset is not what the guest set up */
+    local->deferred &= BIT(TAP_SETTING_SNDBUF);
+    local->waiting = false;
+    local->ops->set_queue(local->nc, &local->queue, local->ifname);
+    return true;
+}
+
+static int tap_local_post_load(void *opaque, int version_id)
+{
+    TapLocal *local = opaque;
+    Error *err = NULL;
+
+    if (!tap_local_load(local, &err)) {
+        error_reportf_err(err, "netdev '%s' queue %d: ", local->nc->name,
+                          local->index);
+        if (local->queue.fd >= 0) {
+            close(local->queue.fd);
+            local->queue.fd = -1;
+        }
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static bool tap_local_needed(void *opaque)
+{
+    /* A snapshot in an image outlives any file descriptor */
+    return migrate_local() && !runstate_check(RUN_STATE_SAVE_VM);
+}
+
+static bool tap_local_kernel_state_needed(void *opaque)
+{
+    TapLocal *local = opaque;
+
+    return local->ks.size;
+}
+
+static bool tap_local_kernel_state_fits(void *opaque, int version_id)
+{
+    TapLocal *local = opaque;
+
+    return local->ks.size && local->ks.size <= TAP_KSTATE_MAX_SIZE;
+}
+
+static const VMStateDescription vmstate_net_tap_kernel_state = {
+    .name = "net-tap/kernel-state",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = tap_local_kernel_state_needed,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(ks.size, TapLocal),
+        VMSTATE_VALIDATE("size", tap_local_kernel_state_fits),
+        VMSTATE_VBUFFER_UINT32(ks.data, TapLocal, 1, NULL, ks.size),
+        VMSTATE_END_OF_LIST()
+    }
+};
+
+static const VMStateDescription vmstate_net_tap = {
+    .name = "net-tap",
+    .priority = MIG_PRI_NET_BACKEND,
+    .needed = tap_local_needed,
+    .pre_save = tap_local_pre_save,
+    .pre_load = tap_local_pre_load,
+    .post_load = tap_local_post_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_FD(queue.fd, TapLocal),
+        VMSTATE_BOOL(queue.using_vnet_hdr, TapLocal),
+        VMSTATE_BOOL(queue.has_ufo, TapLocal),
+        VMSTATE_BOOL(queue.has_uso, TapLocal),
+        VMSTATE_BOOL(queue.has_tunnel, TapLocal),
+        VMSTATE_BOOL(queue.enabled, TapLocal),
+        VMSTATE_UINT32(queue.host_vnet_hdr_len, TapLocal),
+        VMSTATE_END_OF_LIST()
+    },
+    .subsections = (const VMStateDescription * const []) {
+        &vmstate_net_tap_kernel_state,
+        NULL
+    }
+};
+
+TapLocal *tap_local_new(NetClientState *nc, const NetdevTapOptions *tap,
+                        int index, int fd, const TapLocalOps *ops,
+                        Error **errp)
+{
+    TapLocal *local;
+
+    if (!tap->has_local_migration_supported ||
+        !tap->local_migration_supported) {
+        return NULL;
+    }
+
+    local = TAP_LOCAL(object_new(TYPE_TAP_LOCAL));
+    local->nc = nc;
+    local->ops = ops;
+    local->index = index;
+    local->vnet_hdr = !tap->has_vnet_hdr || tap->vnet_hdr;
+    local->want_ifname = fd < 0 ? g_strdup(tap->ifname) : NULL;
+    local->kernel_state = tap->has_kernel_state ? tap->kernel_state :
+                                                  ON_OFF_AUTO_AUTO;
+    local->waiting = fd < 0;
+    local->held = local->waiting;
+    local->stopped = !runstate_is_running();
+
+    if (fd >= 0) {
+        if (tap_fd_get_ifname(fd, local->ifname)) {
+            error_setg(errp, "netdev '%s' queue %d: cannot read the name of "
+                       "the TAP", nc->name, index);
+            goto fail;
+        }
+        if (local->kernel_state == ON_OFF_AUTO_ON) {
+            if (!tap_kstate_get(fd, &local->ks, errp)) {
+                error_prepend(errp, "netdev '%s' queue %d: ", nc->name, index);
+                goto fail;
+            }
+            if (!local->ks.size) {
+                error_setg(errp, "netdev '%s': kernel-state=on, but this "
+                           "kernel does not report TAP state (TUNGETSTATE): "
+                           "load a tun module that does, or use "
+                           "kernel-state=auto", nc->name);
+                goto fail;
+            }
+        }
+    }
+
+    if (vmstate_register_with_alias_id(VMSTATE_IF(local),
+                                       VMSTATE_INSTANCE_ID_ANY,
+                                       &vmstate_net_tap, local, -1, 0,
+                                       errp) < 0) {
+        goto fail;
+    }
+    local->vmstate = qemu_add_vm_change_state_handler(tap_local_vm_change,
+                                                      local);
+    return local;
+
+fail:
+    object_unref(OBJECT(local));
+    return NULL;
+}
+
+void tap_local_free(TapLocal *local)
+{
+    if (!local) {
+        return;
+    }
+    vmstate_unregister(VMSTATE_IF(local), &vmstate_net_tap, local);
+    qemu_del_vm_change_state_handler(local->vmstate);
+    if (local->waiting && local->queue.fd >= 0) {
+        close(local->queue.fd);
+    }
+    object_unref(OBJECT(local));
+}
+
+/* Refuse what cannot work before anything is sent */
+static int tap_local_migration_event(NotifierWithReturn *notifier,
+                                     MigrationEvent *e, Error **errp)
+{
+    NetClientState *ncs[MAX_QUEUE_NUM];
+    int n;
+
+    n = qemu_find_net_clients_except(NULL, ncs, NET_CLIENT_DRIVER_NIC,
+                                     MAX_QUEUE_NUM);
+    for (int i = 0; i < n; i++) {
+        TapLocal *local;
+
+        if (ncs[i]->info->type != NET_CLIENT_DRIVER_TAP) {
+            continue;
+        }
+        local = tap_get_local(ncs[i]);
+
+        if (e->type == MIG_EVENT_PRECOPY_SETUP && migrate_local()) {
+            if (!local) {
+                error_setg(errp, "netdev '%s' cannot be handed over: start it "
+                           "with local-migration-supported=on, or unset "
+                           "migration parameter 'local'", ncs[i]->name);
+                return -EINVAL;
+            }
+            if (!tap_local_check_ready(local, errp)) {
+                return -EINVAL;
+            }
+        }
+        if (e->type == MIG_EVENT_PRECOPY_DONE && local && local->sent) {
+            local->handed_over = true;
+        }
+    }
+    return 0;
+}
+
+static NotifierWithReturn tap_local_notifier;
+
+static char *tap_local_get_id(VMStateIf *obj)
+{
+    TapLocal *local = TAP_LOCAL(obj);
+
+    return g_strdup_printf("%s/%d", local->nc->name, local->index);
+}
+
+static void tap_local_instance_init(Object *obj)
+{
+    TapLocal *local = TAP_LOCAL(obj);
+
+    local->queue.fd = -1;
+    local->ks.data = g_malloc0(TAP_KSTATE_MAX_SIZE);
+}
+
+static void tap_local_instance_finalize(Object *obj)
+{
+    TapLocal *local = TAP_LOCAL(obj);
+
+    g_free(local->ks.data);
+    g_free(local->want_ifname);
+}
+
+static void tap_local_class_init(ObjectClass *oc, void *data)
+{
+    VMSTATE_IF_CLASS(oc)->get_id = tap_local_get_id;
+}
+
+static const TypeInfo tap_local_info = {
+    .name = TYPE_TAP_LOCAL,
+    .parent = TYPE_OBJECT,
+    .instance_size = sizeof(TapLocal),
+    .instance_init = tap_local_instance_init,
+    .instance_finalize = tap_local_instance_finalize,
+    .class_init = tap_local_class_init,
+    .interfaces = (InterfaceInfo[]) {
+        { TYPE_VMSTATE_IF },
+        { }
+    },
+};
+
+static void tap_local_register_types(void)
+{
+    type_register_static(&tap_local_info);
+    migration_add_notifier(&tap_local_notifier, tap_local_migration_event);
+    vmstate_register_hint(vmstate_net_tap.name,
+                          "The source hands over a TAP queue that this QEMU "
+                          "does not wait for: use -netdev tap,"
+                          "local-migration-supported=on,incoming-fds=on here, "
+                          "with the same id= and queues= as on the source");
+}
+
+type_init(tap_local_register_types)
