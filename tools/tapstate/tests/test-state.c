@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <stdint.h>
+#include <string.h>
+#include <linux/bpf.h>
+#include <linux/if_arp.h>
+#include <linux/if_tun.h>
+
+#include "../find.h"
+#include "../state.h"
+
+typedef struct Fixture {
+    TapState s;
+    struct tun_state_queue queues[3];
+    struct sock_filter insns[2];
+    struct tun_state_flow flows[1];
+    JsonNode *node;
+} Fixture;
+
+static void setup(Fixture *f, gconstpointer opaque)
+{
+    (void)opaque;
+    f->s.queues = f->queues;
+    f->s.insns = f->insns;
+    f->s.flows = f->flows;
+    f->s.holders = g_array_new(false, true, sizeof(TapHolder));
+}
+
+static void teardown(Fixture *f, gconstpointer opaque)
+{
+    (void)opaque;
+    g_array_unref(f->s.holders);
+    g_clear_pointer(&f->node, json_node_unref);
+}
+
+static JsonObject *convert(Fixture *f)
+{
+    f->node = tap_state_to_json(&f->s);
+    return json_node_get_object(f->node);
+}
+
+static char *text(JsonObject *object, const char *member)
+{
+    return json_to_string(json_object_get_member(object, member), false);
+}
+
+#define assert_member(object, member, expected) do { \
+        g_autofree char *text_ = text(object, member); \
+        g_assert_cmpstr(text_, ==, expected); \
+    } while (0)
+
+static void test_only_what_is_there(Fixture *f, gconstpointer opaque)
+{
+    g_autoptr(GList) members = NULL;
+    JsonObject *o;
+
+    (void)opaque;
+    f->s.st.supported = TUN_STATE_OWNER | TUN_STATE_VNET;
+    f->s.st.mask = TUN_STATE_OWNER;
+    f->s.st.owner.uid = -1;
+    f->s.st.owner.gid = 100;
+    o = convert(f);
+    members = json_object_get_members(o);
+    g_assert_cmpuint(g_list_length(members), ==, 3);
+    assert_member(o, "tapstate", "1");
+    assert_member(o, "supported", "[\"owner\",\"vnet\"]");
+    assert_member(o, "owner", "{\"uid\":null,\"gid\":100}");
+}
+
+static void test_unknown_bits(Fixture *f, gconstpointer opaque)
+{
+    JsonObject *o;
+
+    (void)opaque;
+    f->s.st.supported = TUN_STATE_FLAGS | UINT64_C(1) << 63;
+    f->s.st.mask = TUN_STATE_FLAGS | TUN_STATE_OFFLOAD;
+    f->s.st.device.flags = IFF_TAP | IFF_VNET_HDR | IFF_MULTI_QUEUE |
+                           IFF_PERSIST | 0x80000000;
+    f->s.st.offload.enabled = TUN_F_CSUM | TUN_F_TSO4 | 0x40 | 0x10000;
+    f->s.st.offload.supported = TUN_F_CSUM;
+    o = convert(f);
+    assert_member(o, "supported", "[\"flags\",\"0x8000000000000000\"]");
+    assert_member(o, "flags", "[\"tap\",\"multi_queue\",\"persist\","
+                              "\"vnet_hdr\",\"0x80000000\"]");
+    assert_member(o, "offload",
+                  "{\"enabled\":[\"csum\",\"tso4\",\"uso6\",\"0x10000\"],"
+                  "\"supported\":[\"csum\"]}");
+}
+
+static void test_identity(Fixture *f, gconstpointer opaque)
+{
+    struct tun_state_identity *id = &f->s.st.identity;
+    JsonObject *o;
+
+    (void)opaque;
+    f->s.st.mask = TUN_STATE_IDENTITY;
+    id->netns = 4026531840;
+    id->ifindex = 7;
+    id->mtu = 1400;
+    id->type = ARPHRD_ETHER;
+    id->addr_len = 6;
+    /* Without room for a terminator, which the kernel promises */
+    memset(id->name, 'x', sizeof(id->name));
+    memcpy(id->addr, "\x52\x54\x00\xfe\x00\x01", 6);
+    o = convert(f);
+    assert_member(o, "identity",
+                  "{\"name\":\"xxxxxxxxxxxxxxxx\",\"ifindex\":7,"
+                  "\"netns\":4026531840,\"type\":\"ether\","
+                  "\"address\":\"52:54:00:fe:00:01\",\"mtu\":1400}");
+}
+
+static void test_programs(Fixture *f, gconstpointer opaque)
+{
+    JsonObject *o;
+
+    (void)opaque;
+    f->s.st.mask = TUN_STATE_STEERING | TUN_STATE_FILTER | TUN_STATE_XDP;
+    f->s.st.steering = (struct tun_state_prog) {
+        .id = 12,
+        .type = BPF_PROG_TYPE_SOCKET_FILTER,
+        .tag = { 0xde, 0xad, 0, 0, 0, 0, 0xbe, 0xef },
+    };
+    o = convert(f);
+    assert_member(o, "steering", "{\"id\":12,\"type\":\"socket_filter\","
+                                 "\"tag\":\"dead00000000beef\"}");
+    assert_member(o, "filter", "null");
+    assert_member(o, "xdp", "{\"id\":0}");
+}
+
+static void test_filters(Fixture *f, gconstpointer opaque)
+{
+    JsonObject *o;
+
+    (void)opaque;
+    f->s.st.mask = TUN_STATE_TXFILTER | TUN_STATE_SOCKFILTER | TUN_STATE_FLOWS;
+    f->s.st.txfilter.count = 1;
+    f->s.st.txfilter.hash = UINT64_C(1) << 40;
+    memcpy(f->s.st.txfilter.addr[0], "\x52\x54\x00\x12\x34\x56", 6);
+    f->s.st.sockfilter.count = 2;
+    f->insns[0] = (struct sock_filter) { 0x28, 0, 0, 12 };
+    f->insns[1] = (struct sock_filter) { 0x6, 0, 0, UINT32_MAX };
+    f->s.st.flows.count = 1;
+    f->flows[0] = (struct tun_state_flow) { .rxhash = 9, .queue_index = 3 };
+    o = convert(f);
+    assert_member(o, "txfilter",
+                  "{\"count\":1,\"hash\":\"0x0000010000000000\","
+                  "\"addresses\":[\"52:54:00:12:34:56\"]}");
+    assert_member(o, "sockfilter",
+                  "[\"40 0 0 12\",\"6 0 0 4294967295\"]");
+    assert_member(o, "flows", "[{\"rxhash\":9,\"queue\":3,\"age_ms\":0}]");
+}
+
+/* A queue that source and target QEMU share is one queue with two holders */
+static void test_holders(Fixture *f, gconstpointer opaque)
+{
+    const TapHolder holders[] = {
+        { .pid = 10, .fd = 4, .comm = "old", .attached = true, .index = 0 },
+        { .pid = 20, .fd = 5, .comm = "new", .attached = true, .index = 0 },
+        { .pid = 10, .fd = 6, .comm = "old", .attached = false, .index = 0 },
+    };
+    g_autofree char *all = NULL;
+    JsonArray *a;
+
+    (void)opaque;
+    f->s.st.mask = TUN_STATE_QUEUES;
+    f->s.st.queues.count = 2;
+    f->queues[0] = (struct tun_state_queue) {
+        .index = 0, .flags = TUN_STATE_QUEUE_ATTACHED, .ring_size = 1000,
+        .sndbuf = 4096,
+    };
+    f->queues[1] = (struct tun_state_queue) {
+        .index = 0, .flags = TUN_STATE_QUEUE_SOCKFILTER, .ring_size = 1000,
+    };
+    g_array_append_vals(f->s.holders, holders, G_N_ELEMENTS(holders));
+    a = json_object_get_array_member(convert(f), "queues");
+    g_assert_cmpuint(json_array_get_length(a), ==, 2);
+    assert_member(json_array_get_object_element(a, 0), "held_by",
+                  "[{\"pid\":10,\"fd\":4,\"comm\":\"old\"},"
+                  "{\"pid\":20,\"fd\":5,\"comm\":\"new\"}]");
+    assert_member(json_array_get_object_element(a, 0), "attached", "true");
+    assert_member(json_array_get_object_element(a, 1), "held_by",
+                  "[{\"pid\":10,\"fd\":6,\"comm\":\"old\"}]");
+    assert_member(json_array_get_object_element(a, 1), "attached", "false");
+    assert_member(json_array_get_object_element(a, 1), "sockfilter", "true");
+}
+
+static void test_fdinfo(void)
+{
+    static const struct {
+        const char *text, *dev;
+    } cases[] = {
+        { "pos:\t0\nflags:\t0104002\nmnt_id:\t27\niff:\ttap0\n", "tap0" },
+        { "iff:\ttap0\n", "tap0" },
+        { "iff:\ttap0", "tap0" },
+        { "pos:\t0\niff:\t\n", "" },
+        { "pos:\t0\nflags:\t02\n", NULL },
+        { "diff:\ttap0\n", NULL },
+        { "", NULL },
+    };
+
+    for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *dev = tap_find_parse_fdinfo(cases[i].text);
+
+        g_assert_cmpstr(dev, ==, cases[i].dev);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *path;
+        void (*run)(Fixture *f, gconstpointer opaque);
+    } tests[] = {
+        { "/state/only-what-is-there", test_only_what_is_there },
+        { "/state/unknown-bits", test_unknown_bits },
+        { "/state/identity", test_identity },
+        { "/state/programs", test_programs },
+        { "/state/filters", test_filters },
+        { "/state/holders", test_holders },
+    };
+
+    g_test_init(&argc, &argv, NULL);
+    for (guint i = 0; i < G_N_ELEMENTS(tests); i++) {
+        g_test_add(tests[i].path, Fixture, NULL, setup, tests[i].run, teardown);
+    }
+    g_test_add_func("/find/fdinfo", test_fdinfo);
+    return g_test_run();
+}
