@@ -1,0 +1,537 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host's end of the test traffic; lab/guest-agent.c is the guest's and
+describes the protocol.
+
+As a program: send and receive until Ctrl-C, or for --seconds, then say what
+arrived.
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+MAGIC = 0x54415053
+HEADER = struct.Struct("!IIIIQQ")
+PORTS = 8
+CONTROL_PORT = 7000
+HOST_TX_PORT = 20000
+GUEST_RX_PORT = 21000
+HOST_RX_PORT = 23000
+RCVBUF = 4 << 20
+PATTERN = bytes(range(256)) * 6
+
+# linux/socket.h, which Python does not have
+SO_RCVBUFFORCE = 33
+SO_TIMESTAMPNS = 35
+SO_MEMINFO = 55
+MEMINFO_DROPS = 8
+IP_RECVERR = 11
+
+
+class TrafficError(Exception):
+    pass
+
+
+def packet_length(flow, seq):
+    return HEADER.size + 8 + (seq * 97 + flow * 31) % 1200
+
+
+def make_packet(run, flow, seq, received):
+    length = packet_length(flow, seq)
+    start = (seq * 13 + flow * 7) & 0xff
+    return HEADER.pack(MAGIC, run, flow, length, seq, received) + \
+        PATTERN[start:start + length - HEADER.size]
+
+
+class Counter:
+    """What arrived of a set of numbered flows"""
+
+    def __init__(self, flows):
+        self.seen = [set() for _ in range(flows)]
+        self.next = [0] * flows
+        self.received = self.unique = 0
+        self.duplicated = self.reordered = self.corrupt = 0
+
+    def count(self, flow, seq):
+        self.received += 1
+        if seq in self.seen[flow]:
+            self.duplicated += 1
+            return
+        self.seen[flow].add(seq)
+        self.unique += 1
+        if seq < self.next[flow]:
+            self.reordered += 1
+        else:
+            self.next[flow] = seq + 1
+
+
+class Gap:
+    """The longest time between two arrivals"""
+
+    def __init__(self):
+        self.last = None
+        self.longest = 0.0
+
+    def arrived(self, when):
+        if self.last is not None:
+            self.longest = max(self.longest, when - self.last)
+        self.last = when
+
+
+@dataclasses.dataclass
+class Direction:
+    """What became of the packets that went one way"""
+    name: str
+    sent: int
+    received: int
+    lost: int
+    duplicated: int
+    reordered: int
+    corrupt: int
+    send_errors: int
+    overflow: int
+    gap: float = 0.0
+
+    def problems(self):
+        """Why this direction is not exact; empty if it is"""
+        found = [f"{getattr(self, what)} {what}" for what in
+                 ("lost", "duplicated", "reordered", "corrupt")
+                 if getattr(self, what)]
+        if self.overflow:
+            found.append(f"{self.overflow} dropped by the receiver's socket, "
+                         "which was not read in time")
+        return found
+
+
+@dataclasses.dataclass
+class Report:
+    to_guest: Direction
+    to_host: Direction
+    ping: Direction
+    # Number and time of packets to the guest that are missing, at most 20
+    missing: list
+    # Drops of the guest's network device, of whatever packets
+    device_drops: int
+    # Interrupts of each of the guest's queues
+    rx_queues: list
+    tx_queues: list
+
+    def problems(self):
+        # Other than the flows, a ping goes both ways, so tun may move it to
+        # another queue, ahead of what waits in the old one
+        ping = dataclasses.replace(self.ping, reordered=0)
+        found = [f"{d.name}: {p}"
+                 for d in (self.to_guest, self.to_host, ping)
+                 for p in d.problems()]
+        if self.to_guest.sent != self.to_host.sent:
+            found.append("the directions did not send the same number")
+        return found
+
+    def table(self):
+        columns = ("sent", "received", "lost", "duplicated", "reordered",
+                   "corrupt")
+        rows = [("", *columns, "longest gap")]
+        for d in (self.to_guest, self.to_host, self.ping):
+            rows.append((d.name, *(str(getattr(d, c)) for c in columns),
+                         f"{d.gap * 1000:.0f} ms"))
+        widths = [max(len(row[i]) for row in rows)
+                  for i in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join([row[0].ljust(widths[0])] +
+                      [c.rjust(w) for c, w in zip(row[1:], widths[1:])])
+            for row in rows)
+
+
+class Agent:
+    """Asks the agent in the guest. Every request can be repeated, and none is
+    counted."""
+
+    def __init__(self, guest):
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.connect((guest, CONTROL_PORT))
+        self.id = 0
+
+    def close(self):
+        self.sock.close()
+
+    def ask(self, word, timeout=60, **kwargs):
+        self.id += 1
+        text = " ".join([str(self.id), word] +
+                        [f"{k}={v}" for k, v in kwargs.items()])
+        deadline = time.monotonic() + timeout
+        resend = 0.0
+        while True:
+            now = time.monotonic()
+            if now > deadline:
+                raise TrafficError(f"the guest's agent did not answer "
+                                   f"'{word}' for {timeout} s")
+            if now >= resend:
+                self.sock.send(text.encode())
+                resend = now + 1
+            if not select.select([self.sock], [], [], resend - now)[0]:
+                continue
+            try:
+                reply = self.sock.recv(2048).decode()
+            except ConnectionRefusedError:
+                # Before the agent has its socket; ask again in its turn
+                continue
+            number, status, *rest = reply.split(" ", 2)
+            if number != str(self.id):
+                continue
+            if status != "ok":
+                raise TrafficError(f"agent: {word}: {' '.join(rest)}")
+            return self.parse(rest[0])
+
+    @staticmethod
+    def parse(text):
+        result = {}
+        for word in text.split():
+            key, _, value = word.partition("=")
+            if key in ("input", "output", "missing"):
+                result[key] = [int(v) for v in value.split(",") if v]
+            else:
+                result[key] = int(value)
+        return result
+
+
+class Ping:
+    """Numbered ICMP echo requests, up to 65536 of them"""
+
+    def __init__(self, guest, run):
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_RAW,
+                                  socket.IPPROTO_ICMP)
+        self.sock.setblocking(False)
+        self.sock.connect((guest, 0))
+        self.ident = run & 0xffff
+        self.sent = 0
+        self.counter = Counter(1)
+        self.gap = Gap()
+
+    @staticmethod
+    def checksum(data):
+        total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+        total = (total >> 16) + (total & 0xffff)
+        return ~(total + (total >> 16)) & 0xffff
+
+    def send(self):
+        header = struct.pack("!BBHHH", 8, 0, 0, self.ident, self.sent)
+        data = header + PATTERN[:56]
+        self.sock.send(data[:2] + struct.pack("!H", self.checksum(data)) +
+                       data[4:])
+        self.sent += 1
+
+    def receive(self):
+        while True:
+            try:
+                packet = self.sock.recv(2048)
+            except BlockingIOError:
+                return
+            packet = packet[(packet[0] & 15) * 4:]
+            kind, _, _, ident, seq = struct.unpack_from("!BBHHH", packet)
+            if kind != 0 or ident != self.ident:
+                continue
+            if seq >= self.sent or packet[8:] != PATTERN[:56]:
+                self.counter.corrupt += 1
+                continue
+            self.counter.count(0, seq)
+            self.gap.arrived(time.monotonic())
+
+
+def udp_socket(address, port):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RCVBUF)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RCVBUF)
+    sock.bind((address, port))
+    return sock
+
+
+class Traffic:
+    """Traffic both ways, from start() until finish()"""
+
+    def __init__(self, host, guest, mac, rate=50, flows=64, ping_interval=0.2):
+        self.host, self.guest, self.mac = host, guest, mac
+        self.rate, self.flows = rate, flows
+        self.ping_interval = ping_interval
+        self.run = int.from_bytes(os.urandom(4), "big") | 1
+
+        self.agent = Agent(guest)
+        self.ping = Ping(guest, self.run)
+        self.tx = [udp_socket(host, HOST_TX_PORT + i) for i in range(PORTS)]
+        self.rx = {}
+        for i in range(PORTS):
+            # The kernel says when a packet came, however late it is read
+            sock = udp_socket(host, HOST_RX_PORT + i)
+            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            self.rx[sock.fileno()] = sock
+            # Without it, a packet that the qdisc drops counts as sent
+            self.tx[i].setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+
+        self.lock = threading.Lock()
+        self.sent = self.send_errors = 0
+        self.sent_at = []
+        self.count = None
+        self.counter = Counter(flows)
+        self.gap_to_host, self.gap_to_guest = Gap(), Gap()
+        self.guest_received = 0
+        self.stop, self.stopped = os.pipe()
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.error = None
+
+    def start(self):
+        before = self.agent.ask("hello")
+        self.interrupts = before["input"], before["output"]
+        self.agent.ask("start", run=self.run, flows=self.flows, rate=self.rate,
+                       host=self.host, mac=self.mac)
+        # Not before: what comes ahead of its start the agent does not count
+        self.thread.start()
+
+    def progress(self):
+        """Packets that arrived so far: at the guest, at the host. What the
+        guest received is as old as its last packet."""
+        if self.error:
+            raise TrafficError(f"traffic stopped: {self.error!r}")
+        return self.guest_received, self.counter.unique
+
+    def wait_progress(self, packets, timeout=60):
+        """Until that many more arrived each way"""
+        start = self.progress()
+        deadline = time.monotonic() + timeout
+        while any(now - then < packets
+                  for now, then in zip(self.progress(), start)):
+            if time.monotonic() > deadline:
+                now = self.progress()
+                raise TrafficError(
+                    f"no {packets} packets each way in {timeout} s, but "
+                    f"{now[0] - start[0]} to the guest and "
+                    f"{now[1] - start[1]} to the host")
+            time.sleep(0.02)
+
+    def _send(self):
+        flow, seq = self.sent % self.flows, self.sent // self.flows
+        packet = make_packet(self.run, flow, seq, self.counter.received)
+        try:
+            self.tx[flow // PORTS].sendto(
+                packet, (self.guest, GUEST_RX_PORT + flow % PORTS))
+        except OSError:
+            # It is not out: the same one again at the next turn
+            self.send_errors += 1
+            return
+        self.sent += 1
+        self.sent_at.append(time.time())
+
+    def _receive(self, sock):
+        while True:
+            try:
+                data, control, _, _ = sock.recvmsg(65536, 64)
+            except BlockingIOError:
+                return
+            self._count(data, control)
+
+    def _count(self, data, control):
+        counter = self.counter
+        if len(data) < HEADER.size:
+            counter.corrupt += 1
+            return
+        magic, run, flow, length, seq, received = HEADER.unpack_from(data)
+        if magic == MAGIC and run != self.run:
+            return
+        start = (seq * 13 + flow * 7) & 0xff
+        if magic != MAGIC or flow >= self.flows or length != len(data) or \
+                length != packet_length(flow, seq) or \
+                data[HEADER.size:] != PATTERN[start:
+                                              start + length - HEADER.size]:
+            counter.corrupt += 1
+            return
+        counter.count(flow, seq)
+
+        seconds, nanoseconds = struct.unpack_from("@qq", control[0][2])
+        when = seconds + nanoseconds / 1e9
+        self.gap_to_host.arrived(when)
+        # The guest's clock stands still in the very time to be measured, so
+        # take the host's, of the packets in which the guest says what it got
+        if received > self.guest_received:
+            self.guest_received = received
+            self.gap_to_guest.arrived(when)
+
+    def _work(self):
+        try:
+            self._loop()
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def _loop(self):
+        poll = select.epoll()
+        for fd in self.rx:
+            poll.register(fd, select.EPOLLIN)
+        poll.register(self.ping.sock, select.EPOLLIN)
+        poll.register(self.stop, select.EPOLLIN)
+        next_packet = next_ping = time.monotonic()
+        while True:
+            now = time.monotonic()
+            with self.lock:
+                sending = self.count is None or self.sent < self.count
+                if sending and now >= next_packet:
+                    # After a stall go on at the same rate
+                    next_packet = max(next_packet + 1 / self.rate, now - 1)
+                    self._send()
+            pinging = self.count is None
+            if pinging and now >= next_ping:
+                next_ping = max(next_ping + self.ping_interval, now)
+                self.ping.send()
+            wait = min(next_packet if sending else now + 1,
+                       next_ping if pinging else now + 1) - time.monotonic()
+            for fd, _ in poll.poll(max(wait, 0)):
+                if fd == self.stop:
+                    return
+                if fd in self.rx:
+                    self._receive(self.rx[fd])
+                else:
+                    self.ping.receive()
+
+    def _agree_on_count(self):
+        """Let both ends stop at the same, future, number"""
+        while True:
+            sent = max(self.agent.ask("status")["sent"], self.sent)
+            count = sent + 2 * self.rate
+            with self.lock:
+                self.count = max(count, self.sent)
+                count = self.count
+            try:
+                self.agent.ask("finish", run=self.run, count=count)
+                return count
+            except TrafficError as error:
+                if "passed already" not in str(error):
+                    raise
+
+    def _overflow(self):
+        return sum(
+            struct.unpack_from("@I", sock.getsockopt(
+                socket.SOL_SOCKET, SO_MEMINFO, 4 * (MEMINFO_DROPS + 1)),
+                4 * MEMINFO_DROPS)[0] for sock in self.rx.values())
+
+    def finish(self, timeout=120, patience=5):
+        """Stop at the same number of packets each way, let everything arrive,
+        and return the Report. What is missing when nothing came for as many
+        seconds as patience is lost."""
+        count = self._agree_on_count()
+        deadline = time.monotonic() + timeout
+        before, since = None, time.monotonic()
+        while True:
+            status = self.agent.ask("status")
+            self.progress()
+            now = time.monotonic()
+            state = (status["received"], status["sent"], self.sent,
+                     self.counter.received, self.ping.counter.received)
+            if state != before:
+                before, since = state, now
+            sent = status["finished"] and self.sent >= count
+            arrived = status["unique"] >= count and \
+                self.counter.unique >= count and \
+                self.ping.counter.unique >= self.ping.sent
+            # When all is there, a second more for what is there twice
+            if sent and now - since > (1 if arrived else patience):
+                break
+            if now > deadline:
+                raise TrafficError(
+                    f"no end after {timeout} s: sent {self.sent} and "
+                    f"{status['sent']} of {count}")
+            time.sleep(0.1)
+
+        os.write(self.stopped, b"x")
+        self.thread.join()
+        report = self._report(count, status)
+        self.close()
+        return report
+
+    def close(self):
+        if self.thread.is_alive():
+            os.write(self.stopped, b"x")
+            self.thread.join()
+        for sock in [*self.tx, *self.rx.values(), self.ping.sock]:
+            sock.close()
+        self.agent.close()
+
+    def _report(self, count, status):
+        own, ping = self.counter, self.ping.counter
+        queues = [[after - before for after, before in zip(a, b)]
+                  for a, b in zip((status["input"], status["output"]),
+                                  self.interrupts)]
+        return Report(
+            Direction("host to guest", self.sent, status["received"],
+                      count - status["unique"], status["duplicated"],
+                      status["reordered"], status["corrupt"],
+                      self.send_errors, status["overflow"],
+                      self.gap_to_guest.longest),
+            Direction("guest to host", status["sent"], own.received,
+                      count - own.unique, own.duplicated, own.reordered,
+                      own.corrupt, status["send_errors"], self._overflow(),
+                      self.gap_to_host.longest),
+            Direction("ping", self.ping.sent, ping.received,
+                      self.ping.sent - ping.unique, ping.duplicated,
+                      ping.reordered, ping.corrupt, 0, 0,
+                      self.ping.gap.longest),
+            [(n, self.sent_at[n]) for n in status["missing"]],
+            status["device_drops"], *queues)
+
+
+Link = collections.namedtuple("Link", "mac tx_dropped")
+
+
+def link(dev):
+    out = subprocess.run(["ip", "-s", "-j", "link", "show", "dev", dev],
+                         check=True, stdout=subprocess.PIPE).stdout
+    info = json.loads(out)[0]
+    return Link(info["address"], info["stats64"]["tx"]["dropped"])
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description="Numbered UDP packets to and from the guest's agent, and "
+        "a ping. Ends with Ctrl-C and says what arrived.")
+    parser.add_argument("--dev", default="tap0")
+    parser.add_argument("--host", default="10.0.0.1", metavar="ADDRESS")
+    parser.add_argument("--guest", default="10.0.0.2", metavar="ADDRESS")
+    parser.add_argument("--rate", type=int, default=50, metavar="N",
+                        help="packets per second each way (default 50)")
+    parser.add_argument("--flows", type=int, default=64, metavar="N",
+                        choices=range(1, PORTS * PORTS + 1))
+    parser.add_argument("--seconds", type=float, metavar="N",
+                        help="end by itself")
+    args = parser.parse_args()
+
+    traffic = Traffic(args.host, args.guest, link(args.dev).mac, args.rate,
+                      args.flows)
+    try:
+        traffic.start()
+        print("traffic: running, Ctrl-C ends it", flush=True)
+        try:
+            threading.Event().wait(args.seconds)
+        except KeyboardInterrupt:
+            pass
+        report = traffic.finish()
+    except TrafficError as error:
+        sys.exit(f"traffic: {error}")
+    print(report.table())
+    print("interrupts of the guest's queues: rx",
+          *report.rx_queues, "tx", *report.tx_queues)
+    for problem in report.problems():
+        print(f"traffic: {problem}")
+    sys.exit(1 if report.problems() else 0)
+
+
+if __name__ == "__main__":
+    main()
