@@ -41,7 +41,6 @@ struct TapLocal {
     OnOffAuto kernel_state;
 
     bool waiting;           /* the fd is to come with the stream */
-    bool stopped;           /* the VM does not run */
     bool held;              /* the device is not ours to read or change */
     bool sent;              /* held because the fd is in an outgoing stream */
     bool handed_over;       /* and that stream is complete */
@@ -102,7 +101,7 @@ bool tap_local_incoming(const NetdevTapOptions *tap, const char *name,
 
 bool tap_local_may_read(const TapLocal *local)
 {
-    return !local || (!local->waiting && !local->stopped);
+    return !local || (!local->waiting && runstate_is_running());
 }
 
 bool tap_local_is_held(const TapLocal *local)
@@ -191,7 +190,6 @@ static void tap_local_vm_change(void *opaque, bool running, RunState state)
             error_report_err(err);
         }
     }
-    local->stopped = !running;
     local->ops->update(local->nc);
 }
 
@@ -476,7 +474,6 @@ TapLocal *tap_local_new(NetClientState *nc, const NetdevTapOptions *tap,
                                                   ON_OFF_AUTO_AUTO;
     local->waiting = fd < 0;
     local->held = local->waiting;
-    local->stopped = !runstate_is_running();
 
     if (fd >= 0) {
         if (tap_fd_get_ifname(fd, local->ifname)) {

@@ -105,7 +105,8 @@ void tap_local_free(TapLocal *local);
  * tap_local_may_read: whether packets may be taken from the queue
  *
  * A packet that is read while the VM is stopped can no longer be read by the
- * QEMU that will run it.
+ * QEMU that will run it. The VM counts as stopped before TapLocalOps.update is
+ * called, as it takes time until the last vCPU has come to a halt.
  *
  * @local: NULL for a TAP that cannot be handed over
  */

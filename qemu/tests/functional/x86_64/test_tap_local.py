@@ -106,7 +106,7 @@ class Trace:
 
 class TapLocal(QemuSystemTest):
 
-    timeout = 120
+    timeout = 240
 
     def setUp(self):
         if not os.access(tap.TUN, os.R_OK | os.W_OK):
