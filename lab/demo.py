@@ -233,8 +233,8 @@ class Demo:
         to the RARP by which QEMU announces the guest."""
         dropped = link(DEV).tx_dropped - self.dropped
         if self.problems and dropped:
-            self.problems.append(f"{DEV} dropped {dropped} packets to the "
-                                 "guest: a queue was full, or detached")
+            self.problems.append(f"{DEV} dropped {dropped} packets on their "
+                                 "way to the guest itself")
 
     def run(self):
         self.say(f"making {DEV}, {QUEUES} queues, with an owner, an MTU, and "
@@ -283,8 +283,8 @@ class Demo:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rate", type=int, default=50, metavar="N",
-                        help="packets per second each way (default 50)")
+    parser.add_argument("--rate", type=int, default=100, metavar="N",
+                        help="packets per second each way (default 100)")
     parser.add_argument("--meanwhile", metavar="COMMAND",
                         help="run it while the guest is stopped for the first "
                         "migration, to see that the demo notices")

@@ -6,7 +6,10 @@
  * what it received of the other's. Flows go one way only: tun moves a flow to
  * the queue that the packets of its opposite came from last, without waiting
  * for the old queue to drain, and would so reorder a flow that goes both ways
- * with no hand-over at all. Data packets, in network byte order:
+ * with no hand-over at all. Packets go out in trains of one flow: only what is
+ * under way at the same time can be seen to change places.
+ *
+ * Data packets, in network byte order:
  *
  *	u32 magic, run, flow, length;	length: of all of this
  *	u64 seq;			per flow, from 0
@@ -55,6 +58,7 @@ enum {
 	HEADER = 32,
 	PORTS = 8,			/* per group; flows = pairs of ports */
 	MAX_FLOWS = PORTS * PORTS,
+	TRAIN = 4,			/* packets of a flow in a row */
 	MAX_QUEUES = 256,
 	MAX_MISSING = 20,		/* to report */
 	MAX_PACKET = 1400,
@@ -121,6 +125,17 @@ static int64_t now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return ts.tv_sec * NSEC + ts.tv_nsec;
+}
+
+/* Which packet is the Nth of all */
+static uint32_t flow_of(uint64_t n)
+{
+	return n / TRAIN % t.flows;
+}
+
+static uint64_t seq_of(uint64_t n)
+{
+	return n / (TRAIN * t.flows) * TRAIN + n % TRAIN;
 }
 
 static size_t packet_length(uint32_t flow, uint64_t seq)
@@ -330,8 +345,8 @@ static void receive(int fd)
 
 static bool send_one(void)
 {
-	uint32_t flow = t.sent % t.flows;
-	uint64_t seq = t.sent / t.flows;
+	uint32_t flow = flow_of(t.sent);
+	uint64_t seq = seq_of(t.sent);
 	size_t len = packet_length(flow, seq);
 	uint8_t p[MAX_PACKET];
 
@@ -364,15 +379,18 @@ static int send_due(void)
 	/* After a stall go on at the same rate: no burst to fill a queue */
 	if (time - t.due > NSEC)
 		t.due = time;
-	for (int i = 0; i < BURST && t.due <= time && t.sent < t.count; i++) {
-		t.due += t.interval;
+	for (int i = 0; i < BURST && t.sent < t.count; i++) {
+		if (t.due > time && t.sent % TRAIN == 0)
+			break;
 		if (!send_one())
 			break;
+		t.due += t.interval;
 	}
 	if (t.sent >= t.count)
 		return -1;
 	time = now();
-	return t.due <= time ? 0 : (t.due - time + 999999) / 1000000;
+	/* Not at once after a failure: what is full needs time to drain */
+	return t.due <= time ? 1 : (t.due - time + 999999) / 1000000;
 }
 
 static const char *find_key(const char *text, const char *key)
@@ -467,8 +485,8 @@ static size_t append_missing(char *buf, size_t size, size_t len)
 
 	len = append(buf, size, len, " missing=");
 	for (uint64_t n = 0; t.count != UINT64_MAX && n < t.count; n++) {
-		struct flow *f = &t.flow[n % t.flows];
-		uint64_t seq = n / t.flows;
+		struct flow *f = &t.flow[flow_of(n)];
+		uint64_t seq = seq_of(n);
 
 		if (seq / 8 < f->size && f->seen[seq / 8] & 1 << seq % 8)
 			continue;

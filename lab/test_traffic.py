@@ -12,7 +12,8 @@ import subprocess
 import sys
 import unittest
 
-from traffic import HEADER, Counter, Traffic, TrafficError
+from traffic import HEADER, TRAIN, Counter, Traffic, TrafficError, \
+    flow_of, number_of, seq_of
 
 FLOWS = 4
 
@@ -48,7 +49,7 @@ class Damaged(Traffic):
     def _count(self, data, control):
         # By number: of several sockets any may be read first
         _, _, flow, _, seq, _ = HEADER.unpack_from(data)
-        what = self.to_host.get(seq * FLOWS + flow)
+        what = self.to_host.get(number_of(flow, seq, FLOWS))
         self.damage(what, data, lambda d: Traffic._count(self, d, control),
                     "to host")
 
@@ -78,6 +79,16 @@ class CounterTest(unittest.TestCase):
             counter.count(flow, seq)
         self.assertEqual((counter.received, counter.unique, counter.duplicated,
                           counter.reordered), (8, 7, 1, 1))
+
+
+class NumberTest(unittest.TestCase):
+    def test_numbers(self):
+        next_seq = [0] * FLOWS
+        for n in range(10 * FLOWS * TRAIN):
+            flow, seq = flow_of(n, FLOWS), seq_of(n, FLOWS)
+            self.assertEqual(seq, next_seq[flow])
+            next_seq[flow] += 1
+            self.assertEqual(number_of(flow, seq, FLOWS), n)
 
 
 class TrafficTest(unittest.TestCase):
@@ -133,11 +144,12 @@ class TrafficTest(unittest.TestCase):
         self.assertGreater(report.ping.sent, 0)
 
     def test_damage(self):
-        # A packet of the same flow comes FLOWS packets later
+        # 5 and 6 are of the same flow
         cases = (
             ({5: "lose", 6: "lose"}, -2, {"lost": 2}),
             ({5: "double", 9: "double", 11: "double"}, 3, {"duplicated": 3}),
-            ({5: "hold", 5 + FLOWS: "release"}, 0, {"reordered": 1}),
+            ({5: "hold", 6: "release"}, 0, {"reordered": 1}),
+            ({5: "hold", 7: "release"}, 0, {"reordered": 1}),
             ({5: "corrupt"}, -1, {"lost": 1, "corrupt": 1}),
             ({5: "cut"}, -1, {"lost": 1, "corrupt": 1}),
             ({5: "short"}, -1, {"lost": 1, "corrupt": 1}),
@@ -151,7 +163,7 @@ class TrafficTest(unittest.TestCase):
 
     def test_order_of_flows(self):
         """There is none to keep between two"""
-        report = self.run_traffic(to_guest={5: "hold", 6: "release"})
+        report = self.run_traffic(to_guest={7: "hold", 8: "release"})
         self.check(report.to_guest)
 
     def test_bad_requests(self):

@@ -23,6 +23,7 @@ import time
 MAGIC = 0x54415053
 HEADER = struct.Struct("!IIIIQQ")
 PORTS = 8
+TRAIN = 4
 CONTROL_PORT = 7000
 HOST_TX_PORT = 20000
 GUEST_RX_PORT = 21000
@@ -40,6 +41,19 @@ IP_RECVERR = 11
 
 class TrafficError(Exception):
     pass
+
+
+def flow_of(number, flows):
+    """Which packet is the Nth of all"""
+    return number // TRAIN % flows
+
+
+def seq_of(number, flows):
+    return number // (TRAIN * flows) * TRAIN + number % TRAIN
+
+
+def number_of(flow, seq, flows):
+    return (seq // TRAIN * flows + flow) * TRAIN + seq % TRAIN
 
 
 def packet_length(flow, seq):
@@ -213,7 +227,7 @@ class Ping:
         self.sock.setblocking(False)
         self.sock.connect((guest, 0))
         self.ident = run & 0xffff
-        self.sent = 0
+        self.sent = self.send_errors = 0
         self.counter = Counter(1)
         self.gap = Gap()
 
@@ -226,8 +240,12 @@ class Ping:
     def send(self):
         header = struct.pack("!BBHHH", 8, 0, 0, self.ident, self.sent)
         data = header + PATTERN[:56]
-        self.sock.send(data[:2] + struct.pack("!H", self.checksum(data)) +
-                       data[4:])
+        try:
+            self.sock.send(data[:2] + struct.pack("!H", self.checksum(data)) +
+                           data[4:])
+        except OSError:
+            self.send_errors += 1
+            return
         self.sent += 1
 
     def receive(self):
@@ -261,7 +279,7 @@ def udp_socket(address, port):
 class Traffic:
     """Traffic both ways, from start() until finish()"""
 
-    def __init__(self, host, guest, mac, rate=50, flows=64, ping_interval=0.2):
+    def __init__(self, host, guest, mac, rate=100, flows=64, ping_interval=0.2):
         self.host, self.guest, self.mac = host, guest, mac
         self.rate, self.flows = rate, flows
         self.ping_interval = ping_interval
@@ -320,7 +338,8 @@ class Traffic:
             time.sleep(0.02)
 
     def _send(self):
-        flow, seq = self.sent % self.flows, self.sent // self.flows
+        flow = flow_of(self.sent, self.flows)
+        seq = seq_of(self.sent, self.flows)
         packet = make_packet(self.run, flow, seq, self.counter.received)
         try:
             self.tx[flow // PORTS].sendto(
@@ -328,9 +347,15 @@ class Traffic:
         except OSError:
             # It is not out: the same one again at the next turn
             self.send_errors += 1
-            return
+            return False
         self.sent += 1
         self.sent_at.append(time.time())
+        return True
+
+    def _send_train(self):
+        while self._send() and self.sent % TRAIN and \
+                self.sent != self.count:
+            pass
 
     def _receive(self, sock):
         while True:
@@ -386,8 +411,8 @@ class Traffic:
                 sending = self.count is None or self.sent < self.count
                 if sending and now >= next_packet:
                     # After a stall go on at the same rate
-                    next_packet = max(next_packet + 1 / self.rate, now - 1)
-                    self._send()
+                    next_packet = max(next_packet + TRAIN / self.rate, now - 1)
+                    self._send_train()
             pinging = self.count is None
             if pinging and now >= next_ping:
                 next_ping = max(next_ping + self.ping_interval, now)
@@ -482,7 +507,7 @@ class Traffic:
                       self.gap_to_host.longest),
             Direction("ping", self.ping.sent, ping.received,
                       self.ping.sent - ping.unique, ping.duplicated,
-                      ping.reordered, ping.corrupt, 0, 0,
+                      ping.reordered, ping.corrupt, self.ping.send_errors, 0,
                       self.ping.gap.longest),
             [(n, self.sent_at[n]) for n in status["missing"]],
             status["device_drops"], *queues)
@@ -505,8 +530,8 @@ def main():
     parser.add_argument("--dev", default="tap0")
     parser.add_argument("--host", default="10.0.0.1", metavar="ADDRESS")
     parser.add_argument("--guest", default="10.0.0.2", metavar="ADDRESS")
-    parser.add_argument("--rate", type=int, default=50, metavar="N",
-                        help="packets per second each way (default 50)")
+    parser.add_argument("--rate", type=int, default=100, metavar="N",
+                        help="packets per second each way (default 100)")
     parser.add_argument("--flows", type=int, default=64, metavar="N",
                         choices=range(1, PORTS * PORTS + 1))
     parser.add_argument("--seconds", type=float, metavar="N",

@@ -903,6 +903,9 @@ class TapLocal(QemuSystemTest):
 
     def test_fields_changed(self):
         source = self.source()
+        # What a kernel accepts cannot be asked without changing the device
+        names = [name for name in FIELDS
+                 if self.reports_state or name not in ('has_ufo', 'has_uso')]
 
         def flip(name):
             def tamper(stream):
@@ -912,7 +915,7 @@ class TapLocal(QemuSystemTest):
 
         self.assert_all_refused(source, (
             (name, self.target(), ["netdev 'net0' queue 0"], flip(name))
-            for name in FIELDS))
+            for name in names))
 
     def test_kernel_state_changed(self):
         self.require_kernel_state()
@@ -937,7 +940,7 @@ class TapLocal(QemuSystemTest):
         self.assert_all_refused(source, (
             (msg, self.target(), patterns, tamper)
             for msg, tamper, *patterns in (
-                ('size 0', resize(0), queue0),
+                ('size 0', resize(0), '(?i)kernel-state|net0'),
                 ('size 7', resize(7), queue0, '7 bytes'),
                 ('size 31', resize(31), queue0, '31 bytes'),
                 ('header only', resize(32), queue0),
