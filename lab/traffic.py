@@ -122,8 +122,8 @@ class Direction:
                  ("lost", "duplicated", "reordered", "corrupt")
                  if getattr(self, what)]
         if self.overflow:
-            found.append(f"{self.overflow} dropped by the receiver's socket, "
-                         "which was not read in time")
+            found.append(f"{self.overflow} dropped by the receiver's socket: "
+                         "not read in time, or the checksum was wrong")
         return found
 
 
