@@ -14,13 +14,13 @@ export KDIR KSRC QEMU_SRC DEBIAN_MIRROR JOBS
 demo: lab ## live-update a guest twice under traffic and check that nothing is lost
 	lab/run -- python3 lab/demo.py
 
-test: lab selftests ## every test, in the lab; one line of numbers at the end
+test: lab qemu-stock selftests ## every test, in the lab; one line of numbers at the end
 	lab/test
 
-shell: lab ## a prompt in the lab
+shell: lab qemu-stock ## a prompt in the lab
 	lab/run --shell
 
-lab: qemu-stock guest image modules qemu tools ## everything the lab needs
+lab: guest image modules qemu tools ## what the lab needs to run the demo
 
 ifeq ($(KDIR),)
 modules: sources ## tun.ko for the lab; or for your kernel: KDIR=build-dir KSRC=source
@@ -30,7 +30,7 @@ modules: ## tun.ko for the lab; or for your kernel: KDIR=build-dir KSRC=source
 	lab/build-modules
 endif
 
-qemu: sources qemu-stock ## QEMU with tapstate; from your own tree: QEMU_SRC=directory
+qemu: sources ## QEMU with tapstate; from your own tree: QEMU_SRC=directory
 	lab/build-qemu ours
 
 tools: root ## the tapstate command
