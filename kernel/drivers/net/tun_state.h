@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0 */
 /*
  * TUNGETSTATE and TUNSETSTATE: report and restore the state of a tun/tap
  * device through one of its queue file descriptors.
