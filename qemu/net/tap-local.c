@@ -101,7 +101,7 @@ bool tap_local_incoming(const NetdevTapOptions *tap, const char *name,
 
 bool tap_local_may_read(const TapLocal *local)
 {
-    return !local || (!local->waiting && runstate_is_running());
+    return !local || (!local->waiting && runstate_is_live(runstate_get()));
 }
 
 bool tap_local_is_held(const TapLocal *local)
