@@ -90,6 +90,12 @@ bool tap_local_incoming(const NetdevTapOptions *tap, const char *name,
                    "waits for a migration: use -incoming", name);
         return false;
     }
+    /* No kernel call is there to refuse it */
+    if (tap->has_queues && tap->queues > MAX_QUEUE_NUM) {
+        error_setg(errp, "netdev '%s': queues=%u is more than the %d that "
+                   "are possible", name, tap->queues, MAX_QUEUE_NUM);
+        return false;
+    }
     if (tap->fd || tap->fds || tap->helper) {
         error_setg(errp, "netdev '%s': fd=, fds= and helper= are invalid with "
                    "incoming-fds=on: the file descriptors come with the "
@@ -528,11 +534,13 @@ void tap_local_free(TapLocal *local)
 static int tap_local_migration_event(NotifierWithReturn *notifier,
                                      MigrationEvent *e, Error **errp)
 {
-    NetClientState *ncs[MAX_QUEUE_NUM];
+    g_autofree NetClientState **ncs = NULL;
     int n;
 
-    n = qemu_find_net_clients_except(NULL, ncs, NET_CLIENT_DRIVER_NIC,
-                                     MAX_QUEUE_NUM);
+    /* Over all netdevs, so there may be more than MAX_QUEUE_NUM */
+    n = qemu_find_net_clients_except(NULL, NULL, NET_CLIENT_DRIVER_NIC, 0);
+    ncs = g_new(NetClientState *, n);
+    qemu_find_net_clients_except(NULL, ncs, NET_CLIENT_DRIVER_NIC, n);
     for (int i = 0; i < n; i++) {
         TapLocal *local;
 

@@ -832,6 +832,9 @@ class TapLocal(QemuSystemTest):
         self.assert_option_error('tap,id=net0,incoming-fds=on',
                                  "'net0'", LOCAL, args=incoming)
         self.assert_option_error(target_netdev(), "'net0'", '-incoming')
+        self.assert_option_error(
+            f'tap,id=net0,queues=1025,{LOCAL},incoming-fds=on',
+            "'net0'", 'queues=1025', '1024', args=incoming)
         for other in 'fd=3', 'fds=3:4', 'helper=/bin/false':
             self.assert_option_error(
                 f'tap,id=net0,{other},{LOCAL},incoming-fds=on',
