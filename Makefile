@@ -5,7 +5,8 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: demo test shell lab modules qemu tools selftests series clean distclean help
+.PHONY: demo test test-all-kernels shell lab lab-kernels lab-debug modules
+.PHONY: qemu tools selftests series series-check clean distclean help
 .PHONY: root sources guest image qemu-stock
 
 # Both go to the build scripts, from the command line or the environment.
@@ -14,13 +15,24 @@ export KDIR KSRC QEMU_SRC DEBIAN_MIRROR JOBS
 demo: lab ## live-update a guest twice under traffic and check that nothing is lost
 	lab/run -- python3 lab/demo.py
 
-test: lab qemu-stock selftests ## every test, in the lab; one line of numbers at the end
+test: lab lab-kernels qemu-stock selftests ## every test, in the lab; one line of numbers at the end
 	lab/test
+
+test-all-kernels: lab lab-kernels selftests ## the kernel selftests, on each of the three kernels
+	lab/test selftests kernels
 
 shell: lab qemu-stock ## a prompt in the lab
 	lab/run --shell
 
 lab: guest image modules qemu tools ## what the lab needs to run the demo
+
+lab-kernels: sources ## the other kernels, for lab/run --kernel 6.1|7.x
+	lab/build-root bookworm
+	lab/build-sources 6.1 7.x
+	lab/build-initrd 6.1
+	lab/build-initrd 7.x
+	env -u KDIR lab/build-modules 6.1
+	env -u KDIR lab/build-modules 7.x
 
 ifeq ($(KDIR),)
 modules: sources ## tun.ko for the lab; or for your kernel: KDIR=build-dir KSRC=source
@@ -39,8 +51,15 @@ tools: root ## the tapstate command
 selftests: sources ## the kernel selftests
 	lab/build-selftests
 
+lab-debug: lab ## kernels that find their own faults: lab/run --kernel debug|kcsan
+	lab/build-debug-kernel debug
+	lab/build-debug-kernel kcsan
+
 series: sources ## mailable patch series for Linux and QEMU, in build/series
 	lab/series
+
+series-check: lab ## apply the kernel series patch by patch; build and test each step
+	lab/series-check
 
 clean: ## remove build/; downloads and ccache stay
 	lab/clean
@@ -49,7 +68,7 @@ distclean: ## remove the cache, too
 	lab/clean --all
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / && !seen[$$1]++ { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / && !seen[$$1]++ { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 root:
 	@lab/build-root
@@ -59,5 +78,6 @@ guest: sources
 	@lab/build-guest
 image: sources
 	@lab/build-image
+	@lab/build-initrd 6.12
 qemu-stock: sources
 	@lab/build-qemu stock

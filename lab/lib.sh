@@ -16,9 +16,10 @@ JOBS=${JOBS:-$(nproc)}
 # shellcheck disable=SC2034 # for those who source this
 QEMU_BASE=10.0
 
-# Kernels the lab knows, and those it can run today.
-KERNELS_READY="6.12"
-KERNELS_PLANNED="6.1 7.x debug"
+# Kernels the lab can run: Debian's, and those it builds itself from the source
+# of the first one.
+KERNELS="6.12 6.1 7.x"
+KERNELS_DEBUG="debug kcsan"
 
 if [ -t 2 ]; then
 	B=$'\e[1m' R=$'\e[0m'
@@ -49,8 +50,8 @@ need_root() {
 		die "this needs root, and there is no sudo" \
 			"run make as root, or install sudo"
 	local keep=(HOME="$HOME" TERM="${TERM:-dumb}") v
-	for v in XDG_CACHE_HOME JOBS DEBIAN_MIRROR LAB_OUT_DIR LAB_MEM \
-		LAB_ACCEL KDIR KSRC QEMU_SRC http_proxy https_proxy; do
+	for v in XDG_CACHE_HOME JOBS DEBIAN_MIRROR LAB_OUT_DIR LAB_TUN LAB_MEM \
+		LAB_ACCEL LAB_TUN TESTS KDIR KSRC QEMU_SRC http_proxy https_proxy; do
 		[ -z "${!v+x}" ] || keep+=("$v=${!v}")
 	done
 	exec sudo env "${keep[@]}" "$0" "$@"
@@ -90,13 +91,21 @@ need_space() {
 		die "only $gb GB free under $BUILD, $1 GB needed"
 }
 
-# kernel_known K: complain unless K can be used now.
+# kernel_known K: complain unless the lab knows it.
 kernel_known() {
-	case " $KERNELS_READY " in *" $1 "*) return ;; esac
-	case " $KERNELS_PLANNED " in
-	*" $1 "*) die "--kernel $1 is not built yet (there is: $KERNELS_READY)" ;;
+	case " $KERNELS $KERNELS_DEBUG " in
+	*" $1 "*) ;;
+	*) die "unknown kernel '$1' (there is: $KERNELS $KERNELS_DEBUG)" ;;
 	esac
-	die "unknown kernel '$1' (there is: $KERNELS_READY)"
+}
+
+# kernel_target K: the make target that builds it.
+kernel_target() {
+	case $1 in
+	6.12) echo lab ;;
+	debug | kcsan) echo lab-debug ;;
+	*) echo lab-kernels ;;
+	esac
 }
 
 # The machine's own Debian mirror, from its apt configuration.
@@ -139,16 +148,18 @@ host_tool() {
 	step_end
 }
 
-# apt-get with lists, sources and cache of our own, apart from the system's.
-trixie_apt() {
-	local d=$CACHE/apt-$SUITE
-	need_mirror
+# suite_apt SUITE TOOL ARG...: apt-get or apt-cache with lists, sources and
+# cache of our own, apart from the system's and from other suites'.
+suite_apt() {
+	local suite=$1 tool=$2 d=$CACHE/apt-$1
+	shift 2
+	[ -n "${MIRROR:-}" ] || need_mirror
 	mkdir -p "$d"/state/lists/partial "$d"/cache/archives/partial "$d/empty"
 	[ -f "$d/status" ] || : >"$d/status"
-	cat >"$d/sources.list" <<-END
-		deb [signed-by=$KEYRING] $MIRROR $SUITE main
-		deb-src [signed-by=$KEYRING] $MIRROR $SUITE main
-	END
+	echo "deb [signed-by=$KEYRING] $MIRROR $suite main" >"$d/sources.list"
+	[ "$suite" != "$SUITE" ] ||
+		echo "deb-src [signed-by=$KEYRING] $MIRROR $suite main" \
+			>>"$d/sources.list"
 	cat >"$d/apt.conf" <<-END
 		#clear APT::Update::Post-Invoke;
 		#clear APT::Update::Post-Invoke-Success;
@@ -163,30 +174,128 @@ trixie_apt() {
 		APT::Architecture "amd64";
 		APT::Architectures { "amd64"; };
 		APT::Sandbox::User "root";
+		APT::Update::Error-Mode "any";
 		Acquire::Languages "none";
 		Acquire::Retries "3";
 	END
-	apt-get -c "$d/apt.conf" "$@"
+	"$tool" -c "$d/apt.conf" "$@"
 }
 
-trixie_update() {
-	say "reading the package lists of $SUITE"
-	trixie_apt update >&2 ||
-		die "cannot read $SUITE from $MIRROR" "is there a network?"
+suite_update() {
+	say "reading the package lists of $1"
+	suite_apt "$1" apt-get update >&2
+}
+
+# suite_versions SUITE: "PACKAGE VERSION" for each package its lists offer;
+# names that only others mention are not among them.
+suite_versions() {
+	suite_apt "$1" apt-cache dumpavail |
+		awk '$1 == "Package:" { p = $2 } $1 == "Version:" { print p, $2 }'
 }
 
 in_root() { "$REPO/lab/in-root" "$@"; }
 
+# kernel_suite K, kernel_root K: where it comes from, and the build root with
+# its headers and its suite's compiler.
+kernel_suite() {
+	case $1 in
+	6.1) echo bookworm ;;
+	7.x) echo "$SUITE-backports" ;;
+	*) echo "$SUITE" ;;
+	esac
+}
+kernel_root() {
+	case $1 in
+	6.1) suite_root bookworm ;;
+	*) echo "$ROOT" ;;
+	esac
+}
+suite_root() { [ "$1" = "$SUITE" ] && echo "$ROOT" || echo "$ROOT-$1"; }
+
 # kernel_release K: the full release (6.12.x+...) the build root has headers
 # for; kept in a file so that no glob has to be guessed later.
-kernel_release() { cat "$ROOT/etc/tapstate-kernel-$1" 2>/dev/null; }
+kernel_release() { cat "$(kernel_root "$1")/etc/tapstate-kernel-$1" 2>/dev/null; }
+no_release() {
+	[ "$1" != 7.x ] || [ ! -f "$ROOT/etc/tapstate-root" ] ||
+		die "the build root was made without Linux $1" \
+			"when the mirror has it by now: rm build/.root, then again"
+	die "the build root for Linux $1 is not there: run make $(kernel_target "$1")"
+}
 
-# overlay PRISTINE OVERLAY PATCHDIR DEST: make DEST what PRISTINE is with the
-# files of OVERLAY and then the patches added. Files that did not change keep
-# their time stamps, so that make and ninja rebuild only what they must.
-# With DEST not yet a copy of PRISTINE, only the files concerned end up there.
+# kernel_patches K: the series for its source. That of the primary base serves
+# where no other is needed.
+kernel_patches() {
+	local d=$REPO/kernel/patches
+	[ -d "$d/$1" ] && echo "$d/$1" || echo "$d"
+}
+
+# kernel_packages K RELEASE: "PACKAGE VERSION" of those that hold the kernel,
+# its modules and its source, if all are there in the version of its headers.
+# From 7.x on the image package is empty: kernel, modules, and the lists of
+# them, are packages of their own, and the newest kernel may not be signed yet.
+kernel_packages() {
+	suite_versions "$(kernel_suite "$1")" | awk -v rel="$2" '
+		{ version[$1] = $2 }
+		function have(p) { return v != "" && version[p] == v }
+		function show(p) { print p, v }
+		END {
+			split(rel, part, ".")
+			v = version["linux-headers-" rel]
+			source = "linux-source-" part[1] "." part[2]
+			modules = "linux-modules-" rel
+			kernel = "linux-image-" rel
+			if (have(modules)) {
+				kernel = "linux-binary-" rel
+				if (!have(kernel))
+					kernel = "linux-binary-unsigned-" rel
+			}
+			if (!have(source) || !have(kernel))
+				exit 1
+			show(source)
+			show(kernel)
+			if (have(modules)) {
+				show(modules)
+				show("linux-base-" rel)
+			}
+		}'
+}
+
+# kernel_newest K: the newest release of which all parts are there.
+kernel_newest() {
+	local re rel best=''
+	re=${1//./'\.'}
+	re=${re/x/[0-9]+}
+	# Without "cloud" and "rt" before the architecture.
+	while read -r rel; do
+		kernel_packages "$1" "$rel" >/dev/null || continue
+		if [ -z "$best" ] || dpkg --compare-versions "$rel" gt "$best"; then
+			best=$rel
+		fi
+	done < <(suite_versions "$(kernel_suite "$1")" |
+		sed -nE "s/^linux-headers-($re\.[^-]+(-[0-9]+)?-amd64) .*/\1/p")
+	[ -n "$best" ] && echo "$best"
+}
+
+# matches NAME [GLOB...]: does a GLOB match it, if there are any?
+matches() {
+	local name=$1 glob
+	shift
+	[ $# -gt 0 ] || return 0
+	for glob; do
+		# shellcheck disable=SC2053 # a pattern it is
+		[[ $name != $glob ]] || return 0
+	done
+	return 1
+}
+
+# overlay PRISTINE OVERLAY PATCHDIR DEST [GLOB...]: make DEST what PRISTINE is
+# with the files of OVERLAY and then the patches added, of both only what
+# matches a GLOB if there is one. Files that did not change keep their time
+# stamps, so that make and ninja rebuild only what they must. With DEST not yet
+# a copy of PRISTINE, only the files concerned end up there.
 overlay() {
 	local pristine=$1 over=$2 patches=$3 dest=$4 tmp f p n=0
+	shift 4
 	tmp=$(mktemp -d "$BUILD/overlay.XXXXXX")
 	mkdir -p "$dest"
 
@@ -199,7 +308,9 @@ overlay() {
 			[ -e "$p" ] || continue
 			sed -nE 's,^(---|\+\+\+) [ab]/([^\t]*).*,\2,p' "$p"
 		done
-	} | LC_ALL=C sort -u >"$tmp/.files"
+	} | LC_ALL=C sort -u | while read -r f; do
+		! matches "$f" "$@" || echo "$f"
+	done >"$tmp/.files"
 
 	while read -r f; do
 		mkdir -p "$tmp/$(dirname "$f")"
@@ -214,7 +325,8 @@ overlay() {
 		[ -e "$p" ] || continue
 		# The ceiling keeps git from seeing the repository around it,
 		# inside which it would take the paths for the repository's own.
-		(cd "$tmp" && GIT_CEILING_DIRECTORIES=$BUILD git apply "$p") || {
+		(cd "$tmp" && GIT_CEILING_DIRECTORIES=$BUILD \
+			git apply --allow-empty "${@/#/--include=}" "$p") || {
 			rm -rf "$tmp"
 			die "$p does not apply to $pristine"
 		}
