@@ -10,9 +10,18 @@
 #ifndef TUN_STATE_H
 #define TUN_STATE_H
 
+#include <linux/bsearch.h>
 #include <linux/if_tun_state.h>
+#include <linux/sort.h>
+#include <linux/version.h>
 
 /* Differences between kernel versions */
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
+#define tun_state_permitted(tun) tun_permitted(tun)
+#else
+#define tun_state_permitted(tun) (!tun_not_capable(tun))
+#endif
 
 #ifdef TUN_F_USO4
 #define TUN_STATE_F_USO		(TUN_F_USO4 | TUN_F_USO6)
@@ -20,6 +29,25 @@
 #else
 #define TUN_STATE_F_USO		0
 #define TUN_STATE_NETIF_F_USO	0
+#endif
+
+#ifdef TUN_F_UDP_TUNNEL_GSO
+#define TUN_STATE_F_TNL		TUN_F_UDP_TUNNEL_GSO
+#define TUN_STATE_F_TNL_CSUM	TUN_F_UDP_TUNNEL_GSO_CSUM
+#else
+#define TUN_STATE_F_TNL		0
+#define TUN_STATE_F_TNL_CSUM	0
+#endif
+
+/* With IFF_BACKPRESSURE a full ring stops its queue, and only who reads the
+ * ring wakes it: to be done when a ring gets another queue, or the flag goes.
+ */
+#ifdef IFF_BACKPRESSURE
+#define TUN_STATE_IFF_BACKPRESSURE	IFF_BACKPRESSURE
+#define tun_state_wake_queue(tun, tfile) tun_force_wake_queue(tun, tfile)
+#else
+#define TUN_STATE_IFF_BACKPRESSURE	0
+#define tun_state_wake_queue(tun, tfile) do { } while (0)
 #endif
 
 /* Everything else */
@@ -32,13 +60,27 @@
 
 #define TUN_STATE_F_TSO		(TUN_F_TSO4 | TUN_F_TSO6)
 #define TUN_STATE_OFFLOADS	(TUN_F_CSUM | TUN_STATE_F_TSO | TUN_F_TSO_ECN | \
-				 TUN_F_UFO | TUN_STATE_F_USO)
+				 TUN_F_UFO | TUN_STATE_F_USO | \
+				 TUN_STATE_F_TNL | TUN_STATE_F_TNL_CSUM)
 
 #define TUN_STATE_QUEUE_FLAGS	(TUN_STATE_QUEUE_ATTACHED | \
 				 TUN_STATE_QUEUE_NAPI | \
 				 TUN_STATE_QUEUE_NAPI_FRAGS | \
 				 TUN_STATE_QUEUE_SOCKFILTER | \
 				 TUN_STATE_QUEUE_SELF)
+
+/* Into tun_file.state_progs */
+enum {
+	TUN_STATE_STEERING_PROG,
+	TUN_STATE_FILTER_PROG,
+	TUN_STATE_NR_PROGS,
+};
+
+/* An eBPF program of the device */
+struct tun_state_slot {
+	struct bpf_prog *captured;	/* by this TUNGETSTATE */
+	struct tun_prog *new;		/* what will replace the current one */
+};
 
 /* One TUNGETSTATE or TUNSETSTATE */
 struct tun_state_call {
@@ -47,11 +89,18 @@ struct tun_state_call {
 	struct tun_struct *tun;		/* under RTNL only */
 	struct tun_state req;		/* what the caller passed */
 	struct tun_state cur;		/* what is in force, and the answer */
+	struct sock_filter *cur_insns;
+	struct sk_filter *sockfilter;	/* what will replace the current one */
+	struct tun_state_slot slots[TUN_STATE_NR_PROGS];
+	struct tun_state_flow *req_flows;
+	struct tun_state_flow *cur_flows;
+	struct hlist_head spare_flows;	/* struct tun_flow_entry */
 	struct tun_state_queue *req_queues;
 	struct tun_state_queue *cur_queues;
-	u32 nr_queues;			/* entries in both of them */
-	struct tun_prog *steering;	/* what will replace the current ones */
-	struct tun_prog *filter;
+	u32 nr_insns;			/* entries in the user's buffer, */
+	u32 nr_flows;			/* up to the most there can be */
+	u32 nr_queues;
+	bool capture;			/* programs, for TUNGETSTATE */
 	bool notify;			/* RTM_NEWLINK has something new */
 };
 
@@ -63,8 +112,7 @@ struct tun_state_call {
  * @get_only: passed over by TUNSETSTATE, compared by TUN_STATE_F_CHECK
  * @prepare: TUNGETSTATE, without locks: allocate room for what goes to a user
  *	buffer
- * @get: under RTNL: fill in the group from the device; without it the group
- *	is not supported
+ * @get: under RTNL: fill in the group from the device
  * @copy_out: TUNGETSTATE, without locks: fill in the user buffer
  * @parse: TUNSETSTATE, without locks: refuse what no device can have, take
  *	what must be allocated or looked up
@@ -146,7 +194,7 @@ static int tun_state_flags_validate(struct tun_state_call *call)
 	/* TUNSETPERSIST asks for nothing, the rest is up to TUNSETIFF */
 	if (!(changed & ~IFF_PERSIST))
 		return 0;
-	if (tun_not_capable(call->tun))
+	if (!tun_state_permitted(call->tun))
 		return -EPERM;
 	if (req & IFF_NAPI_FRAGS) {
 		if (changed & IFF_NAPI_FRAGS && !capable(CAP_NET_ADMIN))
@@ -161,14 +209,21 @@ static void tun_state_flags_apply(struct tun_state_call *call)
 {
 	struct tun_struct *tun = call->tun;
 	u32 req = call->req.device.flags;
+	u32 changed = req ^ call->cur.device.flags;
+	int i;
 
-	if ((req ^ tun->flags) & IFF_PERSIST) {
+	if (changed & IFF_PERSIST) {
 		if (req & IFF_PERSIST)
 			__module_get(THIS_MODULE);
 		else
 			module_put(THIS_MODULE);
 	}
 	WRITE_ONCE(tun->flags, (tun->flags & ~TUN_STATE_IFF) | req);
+	if (changed & TUN_STATE_IFF_BACKPRESSURE) {
+		for (i = 0; i < tun->numqueues; i++)
+			tun_state_wake_queue(tun,
+					     rtnl_dereference(tun->tfiles[i]));
+	}
 	call->notify = true;
 }
 
@@ -278,6 +333,10 @@ static int tun_state_offload_get(struct tun_state_call *call)
 		cur->enabled |= TUN_F_TSO_ECN;
 	if (features & TUN_STATE_NETIF_F_USO)
 		cur->enabled |= TUN_STATE_F_USO;
+	if (features & NETIF_F_GSO_UDP_TUNNEL)
+		cur->enabled |= TUN_STATE_F_TNL;
+	if (features & NETIF_F_GSO_UDP_TUNNEL_CSUM)
+		cur->enabled |= TUN_STATE_F_TNL_CSUM;
 	cur->supported = TUN_STATE_OFFLOADS;
 	return 0;
 }
@@ -286,6 +345,7 @@ static int tun_state_offload_get(struct tun_state_call *call)
 static int tun_state_offload_parse(struct tun_state_call *call)
 {
 	struct tun_state_offload *req = &call->req.offload;
+	const u32 plain_gso = TUN_STATE_F_TSO | TUN_STATE_F_USO;
 	u32 uso = req->enabled & TUN_STATE_F_USO;
 
 	if (req->enabled & ~TUN_STATE_OFFLOADS)
@@ -295,6 +355,11 @@ static int tun_state_offload_parse(struct tun_state_call *call)
 	if (req->enabled & TUN_F_TSO_ECN && !(req->enabled & TUN_STATE_F_TSO))
 		return -EINVAL;
 	if (uso && uso != TUN_STATE_F_USO)
+		return -EINVAL;
+	if (req->enabled & TUN_STATE_F_TNL && !(req->enabled & plain_gso))
+		return -EINVAL;
+	if (req->enabled & TUN_STATE_F_TNL_CSUM &&
+	    !(req->enabled & TUN_STATE_F_TNL))
 		return -EINVAL;
 
 	req->enabled &= ~TUN_F_UFO;
@@ -389,54 +454,296 @@ static void tun_state_link_apply(struct tun_state_call *call)
 		tun_net_change_carrier(tun->dev, req->carrier);
 }
 
+/* txfilter */
+
+static int tun_state_txfilter_get(struct tun_state_call *call)
+{
+	struct tun_state_txfilter *cur = &call->cur.txfilter;
+	const struct tap_filter *filter = &call->tun->txflt;
+
+	/* Without a count the rest is what is left of an earlier filter */
+	if (!filter->count)
+		return 0;
+	cur->count = filter->count;
+	cur->hash = filter->mask[0] | (u64)filter->mask[1] << 32;
+	memcpy(cur->addr, filter->addr, filter->count * ETH_ALEN);
+	return 0;
+}
+
+static int tun_state_txfilter_parse(struct tun_state_call *call)
+{
+	const struct tun_state_txfilter *req = &call->req.txfilter;
+	size_t used;
+
+	BUILD_BUG_ON(FLT_EXACT_COUNT != TUN_STATE_TXFILTER_ADDRS);
+
+	if (req->reserved || req->count > TUN_STATE_TXFILTER_ADDRS)
+		return -EINVAL;
+	used = req->count * ETH_ALEN;
+	if (memchr_inv((u8 *)req->addr + used, 0, sizeof(req->addr) - used))
+		return -EINVAL;
+	return !req->count && req->hash ? -EINVAL : 0;
+}
+
+static int tun_state_txfilter_validate(struct tun_state_call *call)
+{
+	return (call->tun->flags & TUN_TYPE_MASK) == IFF_TAP ? 0 : -EINVAL;
+}
+
+static void tun_state_txfilter_apply(struct tun_state_call *call)
+{
+	const struct tun_state_txfilter *req = &call->req.txfilter;
+	struct tap_filter *filter = &call->tun->txflt;
+
+	/* Packets may be checked meanwhile: as in update_filter(), some that
+	 * are not wanted may pass.
+	 */
+	WRITE_ONCE(filter->count, 0);
+	smp_wmb();
+	filter->mask[0] = req->hash;
+	filter->mask[1] = req->hash >> 32;
+	memcpy(filter->addr, req->addr, sizeof(filter->addr));
+	smp_wmb();
+	WRITE_ONCE(filter->count, req->count);
+}
+
+/* sockfilter */
+
+static const struct sock_fprog_kern *
+tun_state_insns(const struct sk_filter *filter)
+{
+	return filter ? filter->prog->orig_prog : NULL;
+}
+
+static const struct sock_fprog_kern *
+tun_state_device_insns(const struct tun_struct *tun)
+{
+	return tun_state_insns(tun->filter_attached ? tun->filter : NULL);
+}
+
+static int tun_state_sockfilter_prepare(struct tun_state_call *call)
+{
+	call->nr_insns = min_t(u32, call->req.sockfilter.count, BPF_MAXINSNS);
+	call->cur_insns = kvcalloc(call->nr_insns, sizeof(*call->cur_insns),
+				   GFP_KERNEL);
+	return call->cur_insns ? 0 : -ENOMEM;
+}
+
+static int tun_state_sockfilter_get(struct tun_state_call *call)
+{
+	const struct sock_fprog_kern *insns = tun_state_device_insns(call->tun);
+	struct tun_state_sockfilter *cur = &call->cur.sockfilter;
+
+	cur->insns = call->req.sockfilter.insns;
+	if (!insns)
+		return 0;
+	cur->count = insns->len;
+	/* TUNSETSTATE has no use for a copy of it */
+	if (!call->cur_insns)
+		return 0;
+	if (cur->count > call->nr_insns)
+		return -ENOSPC;
+	memcpy(call->cur_insns, insns->filter, bpf_classic_proglen(insns));
+	return 0;
+}
+
+static int tun_state_sockfilter_copy_out(struct tun_state_call *call)
+{
+	const struct tun_state_sockfilter *cur = &call->cur.sockfilter;
+
+	if (copy_to_user(u64_to_user_ptr(cur->insns), call->cur_insns,
+			 array_size(cur->count, sizeof(*call->cur_insns))))
+		return -EFAULT;
+	return 0;
+}
+
+static int tun_state_sockfilter_parse(struct tun_state_call *call)
+{
+	const struct tun_state_sockfilter *req = &call->req.sockfilter;
+	struct sk_filter *filter;
+	struct sock_fprog fprog;
+	int err;
+
+	if (req->reserved || req->count > BPF_MAXINSNS)
+		return -EINVAL;
+	if (!req->count)
+		return 0;
+
+	filter = kzalloc(sizeof(*filter), GFP_KERNEL);
+	if (!filter)
+		return -ENOMEM;
+	fprog.len = req->count;
+	fprog.filter = u64_to_user_ptr(req->insns);
+	err = bpf_prog_create_from_user(&filter->prog, &fprog, NULL, true);
+	if (err) {
+		kfree(filter);
+		return err;
+	}
+	refcount_set(&filter->refcnt, 1);
+	call->sockfilter = filter;
+	return 0;
+}
+
+static bool tun_state_sockfilter_differs(struct tun_state_call *call)
+{
+	const struct sock_fprog_kern *cur = tun_state_device_insns(call->tun);
+	const struct sock_fprog_kern *req = tun_state_insns(call->sockfilter);
+
+	if (!cur || !req)
+		return cur != req;
+	return cur->len != req->len ||
+	       memcmp(cur->filter, req->filter, bpf_classic_proglen(cur));
+}
+
+/* Whether the socket of the caller can be charged for a filter, as
+ * sk_attach_filter() asks
+ */
+static bool tun_state_can_charge(struct sock *sk, const struct bpf_prog *prog)
+{
+	int size = bpf_prog_size(prog->len);
+	void *mem;
+
+	lock_sock(sk);
+	mem = sock_kmalloc(sk, size, GFP_KERNEL);
+	if (mem)
+		sock_kfree_s(sk, mem, size);
+	release_sock(sk);
+	return mem;
+}
+
+/* What the caller says of its own queue, which the device's filter must bear
+ * out
+ */
+static bool tun_state_queue_filter(struct tun_state_call *call)
+{
+	return call->req.mask & TUN_STATE_QUEUE &&
+	       call->req.queue.flags & TUN_STATE_QUEUE_SOCKFILTER;
+}
+
+static int tun_state_sockfilter_validate(struct tun_state_call *call)
+{
+	const struct sk_filter *filter = call->sockfilter;
+
+	if ((call->tun->flags & TUN_TYPE_MASK) != IFF_TAP)
+		return -EINVAL;
+	if (!filter)
+		return tun_state_queue_filter(call) ? -EINVAL : 0;
+	if (!tun_state_can_charge(&call->tfile->sk, filter->prog))
+		return -ENOMEM;
+	return 0;
+}
+
+static void tun_state_sockfilter_apply(struct tun_state_call *call)
+{
+	const struct tun_state_sockfilter *req = &call->req.sockfilter;
+	struct tun_struct *tun = call->tun;
+
+	/* For TUNGETFILTER */
+	if (req->count) {
+		tun->fprog.len = req->count;
+		tun->fprog.filter = u64_to_user_ptr(req->insns);
+	}
+	tun_set_filter(tun, call->sockfilter);
+	call->sockfilter = NULL;
+	if (call->req.mask & TUN_STATE_QUEUE && !tun_state_queue_filter(call))
+		tun_set_queue_filter(call->tfile, NULL);
+}
+
 /* steering and filter */
 
-static void tun_state_prog_get(struct tun_prog __rcu *attached,
-			       struct tun_state_prog *cur)
+static bool tun_state_prog_is(const struct bpf_prog *prog,
+			      const struct tun_state_prog *desc)
+{
+	return prog->aux->id == desc->id && prog->type == desc->type &&
+	       !memcmp(prog->tag, desc->tag, sizeof(desc->tag));
+}
+
+static int tun_state_prog_get(struct tun_state_call *call, int nr,
+			      struct tun_prog __rcu *attached,
+			      struct tun_state_prog *cur)
 {
 	struct tun_prog *prog = rtnl_dereference(attached);
 
 	if (!prog)
-		return;
+		return 0;
 	cur->id = prog->prog->aux->id;
 	cur->type = prog->prog->type;
 	memcpy(cur->tag, prog->prog->tag, sizeof(cur->tag));
+	if (call->capture) {
+		bpf_prog_inc(prog->prog);
+		call->slots[nr].captured = prog->prog;
+	}
+	return 0;
 }
 
-static int tun_state_prog_parse(const struct tun_state_prog *req,
-				struct tun_prog **new)
+/* The program that an earlier TUNGETSTATE on this file has reported, if this is
+ * the one. Another thread may be putting another one in its place.
+ */
+static struct bpf_prog *
+tun_state_prog_captured(struct tun_state_call *call, int nr,
+			const struct tun_state_prog *req)
 {
 	struct bpf_prog *prog;
 
+	rcu_read_lock();
+	prog = READ_ONCE(call->tfile->state_progs[nr]);
+	if (prog) {
+		prog = bpf_prog_inc_not_zero(prog);
+		if (IS_ERR(prog))
+			prog = NULL;
+	}
+	rcu_read_unlock();
+
+	if (prog && !tun_state_prog_is(prog, req)) {
+		bpf_prog_put(prog);
+		prog = NULL;
+	}
+	return prog;
+}
+
+static int tun_state_prog_parse(struct tun_state_call *call, int nr,
+				const struct tun_state_prog *req)
+{
+	struct bpf_prog *prog = NULL;
+	struct tun_prog *new;
+
+	if (req->fd && req->action != TUN_STATE_PROG_FD)
+		return -EINVAL;
+
 	switch (req->action) {
 	case TUN_STATE_PROG_ID:
-		if (!req->id &&
-		    (req->type || memchr_inv(req->tag, 0, sizeof(req->tag))))
+		if (req->id)
+			prog = tun_state_prog_captured(call, nr, req);
+		else if (req->type ||
+			 memchr_inv(req->tag, 0, sizeof(req->tag)))
 			return -EINVAL;
-		break;
-	case TUN_STATE_PROG_KEEP:
 		break;
 	case TUN_STATE_PROG_FD:
 		prog = bpf_prog_get_type(req->fd, BPF_PROG_TYPE_SOCKET_FILTER);
 		if (IS_ERR(prog))
 			return PTR_ERR(prog);
-		*new = kmalloc(sizeof(**new), GFP_KERNEL);
-		if (!*new) {
-			bpf_prog_put(prog);
-			return -ENOMEM;
-		}
-		(*new)->prog = prog;
-		return 0;
+		break;
+	case TUN_STATE_PROG_KEEP:
+		break;
 	default:
 		return -EINVAL;
 	}
-	return req->fd ? -EINVAL : 0;
+	if (!prog)
+		return 0;
+
+	new = kmalloc(sizeof(*new), GFP_KERNEL);
+	if (!new) {
+		bpf_prog_put(prog);
+		return -ENOMEM;
+	}
+	new->prog = prog;
+	call->slots[nr].new = new;
+	return 0;
 }
 
-static bool tun_state_prog_differs(const struct tun_state_prog *req,
-				   const struct tun_state_prog *cur,
-				   const struct tun_prog *new,
-				   struct tun_prog __rcu *attached)
+static bool tun_state_prog_differs(struct tun_state_call *call, int nr,
+				   struct tun_prog __rcu *attached,
+				   const struct tun_state_prog *req)
 {
 	struct tun_prog *prog = rtnl_dereference(attached);
 
@@ -444,28 +751,30 @@ static bool tun_state_prog_differs(const struct tun_state_prog *req,
 	case TUN_STATE_PROG_KEEP:
 		return false;
 	case TUN_STATE_PROG_FD:
-		return !prog || prog->prog != new->prog;
+		return !prog || prog->prog != call->slots[nr].new->prog;
 	default:
-		return req->id != cur->id || req->type != cur->type ||
-		       memcmp(req->tag, cur->tag, sizeof(req->tag));
+		return prog ? !tun_state_prog_is(prog->prog, req) : req->id;
 	}
 }
 
-static int tun_state_prog_validate(const struct tun_state_prog *req)
+/* What is to be attached by its id must have been found */
+static int tun_state_prog_validate(struct tun_state_call *call, int nr,
+				   const struct tun_state_prog *req)
 {
-	return req->action == TUN_STATE_PROG_ID && req->id ? -EBADF : 0;
+	return req->id && !call->slots[nr].new ? -EBADF : 0;
 }
 
-static void tun_state_prog_apply(struct tun_struct *tun,
-				 struct tun_prog __rcu **attached,
-				 struct tun_prog **new)
+static void tun_state_prog_apply(struct tun_state_call *call, int nr,
+				 struct tun_prog __rcu **attached)
 {
+	struct tun_struct *tun = call->tun;
 	struct tun_prog *old;
 
 	spin_lock_bh(&tun->lock);
-	old = rcu_replace_pointer(*attached, *new, lockdep_is_held(&tun->lock));
+	old = rcu_replace_pointer(*attached, call->slots[nr].new,
+				  lockdep_is_held(&tun->lock));
 	spin_unlock_bh(&tun->lock);
-	*new = NULL;
+	call->slots[nr].new = NULL;
 
 	if (old)
 		call_rcu(&old->rcu, tun_prog_free);
@@ -473,57 +782,100 @@ static void tun_state_prog_apply(struct tun_struct *tun,
 
 static int tun_state_steering_get(struct tun_state_call *call)
 {
-	tun_state_prog_get(call->tun->steering_prog, &call->cur.steering);
-	return 0;
+	return tun_state_prog_get(call, TUN_STATE_STEERING_PROG,
+				  call->tun->steering_prog,
+				  &call->cur.steering);
 }
 
 static int tun_state_steering_parse(struct tun_state_call *call)
 {
-	return tun_state_prog_parse(&call->req.steering, &call->steering);
+	return tun_state_prog_parse(call, TUN_STATE_STEERING_PROG,
+				    &call->req.steering);
 }
 
 static bool tun_state_steering_differs(struct tun_state_call *call)
 {
-	return tun_state_prog_differs(&call->req.steering, &call->cur.steering,
-				      call->steering, call->tun->steering_prog);
+	return tun_state_prog_differs(call, TUN_STATE_STEERING_PROG,
+				      call->tun->steering_prog,
+				      &call->req.steering);
 }
 
 static int tun_state_steering_validate(struct tun_state_call *call)
 {
-	return tun_state_prog_validate(&call->req.steering);
+	return tun_state_prog_validate(call, TUN_STATE_STEERING_PROG,
+				       &call->req.steering);
 }
 
 static void tun_state_steering_apply(struct tun_state_call *call)
 {
-	tun_state_prog_apply(call->tun, &call->tun->steering_prog,
-			     &call->steering);
+	tun_state_prog_apply(call, TUN_STATE_STEERING_PROG,
+			     &call->tun->steering_prog);
 }
 
 static int tun_state_filter_get(struct tun_state_call *call)
 {
-	tun_state_prog_get(call->tun->filter_prog, &call->cur.filter);
-	return 0;
+	return tun_state_prog_get(call, TUN_STATE_FILTER_PROG,
+				  call->tun->filter_prog, &call->cur.filter);
 }
 
 static int tun_state_filter_parse(struct tun_state_call *call)
 {
-	return tun_state_prog_parse(&call->req.filter, &call->filter);
+	return tun_state_prog_parse(call, TUN_STATE_FILTER_PROG,
+				    &call->req.filter);
 }
 
 static bool tun_state_filter_differs(struct tun_state_call *call)
 {
-	return tun_state_prog_differs(&call->req.filter, &call->cur.filter,
-				      call->filter, call->tun->filter_prog);
+	return tun_state_prog_differs(call, TUN_STATE_FILTER_PROG,
+				      call->tun->filter_prog,
+				      &call->req.filter);
 }
 
 static int tun_state_filter_validate(struct tun_state_call *call)
 {
-	return tun_state_prog_validate(&call->req.filter);
+	return tun_state_prog_validate(call, TUN_STATE_FILTER_PROG,
+				       &call->req.filter);
 }
 
 static void tun_state_filter_apply(struct tun_state_call *call)
 {
-	tun_state_prog_apply(call->tun, &call->tun->filter_prog, &call->filter);
+	tun_state_prog_apply(call, TUN_STATE_FILTER_PROG,
+			     &call->tun->filter_prog);
+}
+
+/* What a successful TUNGETSTATE has reported can be restored through this file
+ * from now on, whoever has it and whatever becomes of the program's own files.
+ */
+static void tun_state_keep_progs(struct tun_state_call *call, u64 mask)
+{
+	static const u64 groups[] = { TUN_STATE_STEERING, TUN_STATE_FILTER };
+	struct tun_state_slot *slot = call->slots;
+	struct bpf_prog *old;
+	int i;
+
+	BUILD_BUG_ON(ARRAY_SIZE(groups) != TUN_STATE_NR_PROGS);
+
+	for (i = 0; i < TUN_STATE_NR_PROGS; i++, slot++) {
+		if (!(mask & groups[i]))
+			continue;
+		old = xchg(&call->tfile->state_progs[i], slot->captured);
+		slot->captured = NULL;
+		if (old)
+			bpf_prog_put(old);
+	}
+}
+
+/* The file goes, and with it what TUNGETSTATE has captured */
+static void tun_state_release(struct tun_file *tfile)
+{
+	int i;
+
+	BUILD_BUG_ON(ARRAY_SIZE(tfile->state_progs) != TUN_STATE_NR_PROGS);
+
+	for (i = 0; i < TUN_STATE_NR_PROGS; i++) {
+		if (tfile->state_progs[i])
+			bpf_prog_put(tfile->state_progs[i]);
+	}
 }
 
 /* xdp */
@@ -539,6 +891,186 @@ static int tun_state_xdp_get(struct tun_state_call *call)
 static int tun_state_xdp_parse(struct tun_state_call *call)
 {
 	return call->req.xdp.reserved ? -EINVAL : 0;
+}
+
+/* flows */
+
+static int tun_state_flow_cmp(const void *a, const void *b)
+{
+	const struct tun_state_flow *x = a, *y = b;
+
+	return x->rxhash < y->rxhash ? -1 : x->rxhash > y->rxhash;
+}
+
+static int tun_state_flows_prepare(struct tun_state_call *call)
+{
+	const struct tun_state_flows *req = &call->req.flows;
+
+	if (req->entry_size != sizeof(struct tun_state_flow))
+		return -EINVAL;
+
+	call->nr_flows = min_t(u32, req->count, MAX_TAP_FLOWS);
+	call->cur_flows = kvcalloc(call->nr_flows, sizeof(*call->cur_flows),
+				   GFP_KERNEL);
+	return call->cur_flows ? 0 : -ENOMEM;
+}
+
+static int tun_state_flows_get(struct tun_state_call *call)
+{
+	struct tun_state_flow *flow = call->cur_flows;
+	struct tun_state_flows *cur = &call->cur.flows;
+	struct tun_struct *tun = call->tun;
+	const struct tun_flow_entry *e;
+	int i, err = 0;
+
+	cur->flows = call->req.flows.flows;
+	cur->entry_size = sizeof(*flow);
+
+	spin_lock_bh(&tun->lock);
+	cur->count = tun->flow_count;
+	if (cur->count > call->nr_flows) {
+		err = -ENOSPC;
+		goto unlock;
+	}
+	for (i = 0; i < TUN_NUM_FLOW_ENTRIES; i++) {
+		hlist_for_each_entry(e, &tun->flows[i], hash_link) {
+			flow->rxhash = e->rxhash;
+			flow->queue_index = READ_ONCE(e->queue_index);
+			flow->age_ms = jiffies_to_msecs(jiffies -
+							READ_ONCE(e->updated));
+			flow++;
+		}
+	}
+unlock:
+	spin_unlock_bh(&tun->lock);
+
+	if (!err)
+		sort(call->cur_flows, cur->count, sizeof(*flow),
+		     tun_state_flow_cmp, NULL);
+	return err;
+}
+
+static int tun_state_flows_copy_out(struct tun_state_call *call)
+{
+	const struct tun_state_flows *cur = &call->cur.flows;
+
+	if (copy_to_user(u64_to_user_ptr(cur->flows), call->cur_flows,
+			 array_size(cur->count, sizeof(*call->cur_flows))))
+		return -EFAULT;
+	return 0;
+}
+
+static int tun_state_flows_parse(struct tun_state_call *call)
+{
+	const struct tun_state_flows *req = &call->req.flows;
+	struct tun_state_flow *flows;
+	struct tun_flow_entry *e;
+	int err;
+	u32 i;
+
+	err = tun_state_flows_prepare(call);
+	if (err)
+		return err;
+	if (req->count > MAX_TAP_FLOWS)
+		return -EINVAL;
+
+	flows = vmemdup_user(u64_to_user_ptr(req->flows),
+			     array_size(req->count, sizeof(*flows)));
+	if (IS_ERR(flows))
+		return PTR_ERR(flows);
+	call->req_flows = flows;
+
+	sort(flows, req->count, sizeof(*flows), tun_state_flow_cmp, NULL);
+	for (i = 0; i < req->count; i++) {
+		if (flows[i].reserved || flows[i].queue_index >= MAX_TAP_QUEUES)
+			return -EINVAL;
+		if (i && flows[i].rxhash == flows[i - 1].rxhash)
+			return -EINVAL;
+	}
+
+	if (call->req.flags & TUN_STATE_F_CHECK)
+		return 0;
+	for (i = 0; i < req->count; i++) {
+		e = kmalloc(sizeof(*e), GFP_KERNEL);
+		if (!e)
+			return -ENOMEM;
+		hlist_add_head(&e->hash_link, &call->spare_flows);
+	}
+	return 0;
+}
+
+/* The age does not count, as it is another one at any time */
+static bool tun_state_flows_differs(struct tun_state_call *call)
+{
+	const struct tun_state_flow *req = call->req_flows;
+	const struct tun_state_flow *cur = call->cur_flows;
+	u32 i;
+
+	if (call->req.flows.count != call->cur.flows.count)
+		return true;
+
+	for (i = 0; i < call->cur.flows.count; i++) {
+		if (req[i].rxhash != cur[i].rxhash ||
+		    req[i].queue_index != cur[i].queue_index)
+			return true;
+	}
+	return false;
+}
+
+static void tun_state_flow_set(struct tun_flow_entry *e,
+			       struct tun_state_flow *flow)
+{
+	unsigned long age = msecs_to_jiffies(flow->age_ms);
+
+	/* One that is older is about to go just the same */
+	age = min(age, e->tun->ageing_time);
+	WRITE_ONCE(e->queue_index, flow->queue_index);
+	WRITE_ONCE(e->updated, jiffies - age);
+	flow->reserved = 1;	/* done */
+}
+
+/* Packets are steered meanwhile: a flow that stays must be there all the time,
+ * or its packets would take another queue.
+ */
+static void tun_state_flows_apply(struct tun_state_call *call)
+{
+	struct tun_state_flow key, *flow = call->req_flows;
+	u32 i, count = call->req.flows.count;
+	struct tun_struct *tun = call->tun;
+	struct tun_flow_entry *e;
+	struct hlist_node *n;
+
+	spin_lock_bh(&tun->lock);
+	for (i = 0; i < TUN_NUM_FLOW_ENTRIES; i++) {
+		hlist_for_each_entry_safe(e, n, &tun->flows[i], hash_link) {
+			key.rxhash = e->rxhash;
+			flow = bsearch(&key, call->req_flows, count,
+				       sizeof(key), tun_state_flow_cmp);
+			if (flow)
+				tun_state_flow_set(e, flow);
+			else
+				tun_flow_delete(tun, e);
+		}
+	}
+	for (i = 0; i < count; i++) {
+		flow = &call->req_flows[i];
+		if (flow->reserved)
+			continue;
+		e = hlist_entry(call->spare_flows.first, struct tun_flow_entry,
+				hash_link);
+		hlist_del(&e->hash_link);
+		e->rxhash = flow->rxhash;
+		e->rps_rxhash = 0;
+		e->tun = tun;
+		tun_state_flow_set(e, flow);
+		hlist_add_head_rcu(&e->hash_link,
+				   &tun->flows[tun_hashfn(e->rxhash)]);
+		++tun->flow_count;
+	}
+	if (count && !timer_pending(&tun->flow_gc_timer))
+		mod_timer(&tun->flow_gc_timer,
+			  round_jiffies_up(jiffies + tun->ageing_time));
+	spin_unlock_bh(&tun->lock);
 }
 
 /* queue and queues */
@@ -620,24 +1152,41 @@ static bool tun_state_queue_differs(struct tun_state_call *call)
 	return req->index != cur->index || tun_state_queue_changes(req, cur);
 }
 
+/* Whether the device will have a filter that a queue can be given */
+static bool tun_state_filter_after(struct tun_state_call *call)
+{
+	if (call->req.mask & TUN_STATE_SOCKFILTER)
+		return call->req.sockfilter.count;
+	return call->tun->filter_attached;
+}
+
 static int tun_state_queue_validate(struct tun_state_call *call)
 {
 	const struct tun_state_queue *req = &call->req.queue;
+	const struct tun_state_queue *cur = &call->cur.queue;
+	u32 changes = tun_state_queue_changes(req, cur);
 	struct tun_struct *tun = call->tun;
+	u32 others;
 
-	if (tun_state_queue_changes(req, &call->cur.queue) !=
-	    TUN_STATE_QUEUE_ATTACHED)
+	if (changes & ~(TUN_STATE_QUEUE_ATTACHED | TUN_STATE_QUEUE_SOCKFILTER))
+		return -EINVAL;
+	if (changes & req->flags & TUN_STATE_QUEUE_SOCKFILTER &&
+	    !tun_state_filter_after(call))
 		return -EINVAL;
 
-	/* A queue goes to the end of the attached or of the detached ones */
-	if (req->flags & TUN_STATE_QUEUE_ATTACHED) {
-		if (req->index != tun->numqueues)
-			return -EINVAL;
+	/* There are as many places as queues */
+	if (req->flags & TUN_STATE_QUEUE_ATTACHED)
+		others = tun->numqueues - !call->tfile->detached;
+	else
+		others = tun->numdisabled - !!call->tfile->detached;
+	if (req->index > others)
+		return -EINVAL;
+
+	if (!(changes & TUN_STATE_QUEUE_ATTACHED))
+		return 0;
+	if (req->flags & TUN_STATE_QUEUE_ATTACHED)
 		return security_tun_dev_attach_queue(tun->security);
-	}
-	if (!(tun->flags & IFF_MULTI_QUEUE) || req->index != tun->numdisabled)
-		return -EINVAL;
-	return 0;
+	return tun->flags & IFF_MULTI_QUEUE ? 0 : -EINVAL;
 }
 
 /* The one step of TUNSETSTATE that changes something and can fail */
@@ -650,18 +1199,58 @@ static int tun_state_queue_move(struct tun_state_call *call)
 	if (!tfile->detached) {
 		__tun_detach(tfile, false);
 	} else {
-		/* The queue has kept its socket filter: not to be attached
-		 * again, which would read the program from the caller's memory.
-		 */
 		err = tun_attach(tun, call->file, true, tun->flags & IFF_NAPI,
 				 tun->flags & IFF_NAPI_FRAGS, true);
 		if (err < 0)
 			return err;
-		if (tfile->detached)
-			return -EINVAL;
 	}
 	call->notify = true;
 	return 0;
+}
+
+static void tun_state_queue_put(struct tun_struct *tun, struct tun_file *tfile,
+				u16 index)
+{
+	/* As who wakes a queue reads the index under this lock */
+	spin_lock_bh(&tfile->tx_ring.consumer_lock);
+	rcu_assign_pointer(tun->tfiles[index], tfile);
+	tfile->queue_index = index;
+	tfile->xdp_rxq.queue_index = index;
+	spin_unlock_bh(&tfile->tx_ring.consumer_lock);
+}
+
+/* Change places with the queue that has the index now */
+static void tun_state_queue_place(struct tun_state_call *call)
+{
+	struct tun_file *tfile = call->tfile, *other;
+	u32 index = call->req.queue.index;
+	struct tun_struct *tun = call->tun;
+
+	if (tfile->detached) {
+		list_for_each_entry(other, &tun->disabled, next) {
+			if (!index--)
+				break;
+		}
+		if (other != tfile)
+			list_swap(&tfile->next, &other->next);
+		return;
+	}
+
+	other = rtnl_dereference(tun->tfiles[index]);
+	if (other == tfile)
+		return;
+	tun_state_queue_put(tun, other, tfile->queue_index);
+	tun_state_queue_put(tun, tfile, index);
+	tun_state_wake_queue(tun, other);
+	tun_state_wake_queue(tun, tfile);
+}
+
+static void tun_state_queue_apply(struct tun_state_call *call)
+{
+	u32 has = call->req.queue.flags & TUN_STATE_QUEUE_SOCKFILTER;
+
+	tun_state_queue_place(call);
+	tun_set_queue_filter(call->tfile, has ? call->tun->filter : NULL);
 }
 
 static int tun_state_queues_prepare(struct tun_state_call *call)
@@ -817,10 +1406,21 @@ static const struct tun_state_group tun_state_groups[] = {
 		.bit = TUN_STATE_TXFILTER,
 		.offset = offsetof(struct tun_state, txfilter),
 		.size = sizeof_field(struct tun_state, txfilter),
+		.get = tun_state_txfilter_get,
+		.parse = tun_state_txfilter_parse,
+		.validate = tun_state_txfilter_validate,
+		.apply = tun_state_txfilter_apply,
 	}, {
 		.bit = TUN_STATE_SOCKFILTER,
 		.offset = offsetof(struct tun_state, sockfilter),
 		.size = sizeof_field(struct tun_state, sockfilter),
+		.prepare = tun_state_sockfilter_prepare,
+		.get = tun_state_sockfilter_get,
+		.copy_out = tun_state_sockfilter_copy_out,
+		.parse = tun_state_sockfilter_parse,
+		.differs = tun_state_sockfilter_differs,
+		.validate = tun_state_sockfilter_validate,
+		.apply = tun_state_sockfilter_apply,
 	}, {
 		.bit = TUN_STATE_STEERING,
 		.offset = offsetof(struct tun_state, steering),
@@ -850,8 +1450,14 @@ static const struct tun_state_group tun_state_groups[] = {
 		.bit = TUN_STATE_FLOWS,
 		.offset = offsetof(struct tun_state, flows),
 		.size = sizeof_field(struct tun_state, flows),
+		.prepare = tun_state_flows_prepare,
+		.get = tun_state_flows_get,
+		.copy_out = tun_state_flows_copy_out,
+		.parse = tun_state_flows_parse,
+		.differs = tun_state_flows_differs,
+		.apply = tun_state_flows_apply,
 	}, {
-		/* In force by tun_state_queue_move() */
+		/* Attached or detached first of all, as that can fail */
 		.bit = TUN_STATE_QUEUE,
 		.offset = offsetof(struct tun_state, queue),
 		.size = sizeof_field(struct tun_state, queue),
@@ -859,6 +1465,7 @@ static const struct tun_state_group tun_state_groups[] = {
 		.parse = tun_state_queue_parse,
 		.differs = tun_state_queue_differs,
 		.validate = tun_state_queue_validate,
+		.apply = tun_state_queue_apply,
 	}, {
 		.bit = TUN_STATE_QUEUES,
 		.offset = offsetof(struct tun_state, queues),
@@ -892,8 +1499,7 @@ static u64 tun_state_supported(void)
 	u64 mask = 0;
 
 	while ((g = tun_state_next(g, ~0ULL)))
-		if (g->get)
-			mask |= g->bit;
+		mask |= g->bit;
 	return mask;
 }
 
@@ -942,7 +1548,7 @@ static int tun_state_put_header(struct tun_state_call *call, void __user *argp)
 static int tun_state_get(struct tun_state_call *call, void __user *argp,
 			 size_t size)
 {
-	u64 mask = call->req.mask & call->cur.supported;
+	u64 mask = call->req.mask;
 	const struct tun_state_group *g = NULL;
 	int err;
 
@@ -952,6 +1558,7 @@ static int tun_state_get(struct tun_state_call *call, void __user *argp,
 			return tun_state_fail(call, g->bit, err);
 	}
 
+	call->capture = true;
 	err = tun_state_lock(call);
 	if (err)
 		return err;
@@ -974,6 +1581,7 @@ static int tun_state_get(struct tun_state_call *call, void __user *argp,
 	call->cur.mask = mask;
 	if (copy_to_user(argp, &call->cur, min(size, sizeof(call->cur))))
 		return -EFAULT;
+	tun_state_keep_progs(call, mask);
 	return 0;
 }
 
@@ -983,9 +1591,7 @@ static int tun_state_parse(struct tun_state_call *call, u64 mask)
 	int err;
 
 	while ((g = tun_state_next(g, mask))) {
-		err = g->get ? 0 : -EINVAL;
-		if (!err && g->parse)
-			err = g->parse(call);
+		err = g->parse ? g->parse(call) : 0;
 		if (err)
 			return tun_state_fail(call, g->bit, err);
 	}
@@ -1042,7 +1648,9 @@ static int tun_state_commit(struct tun_state_call *call, u64 mask)
 			return tun_state_fail(call, g->bit, err);
 	}
 
-	if (diff & TUN_STATE_QUEUE) {
+	if (diff & TUN_STATE_QUEUE &&
+	    tun_state_queue_changes(&call->req.queue, &call->cur.queue) &
+	    TUN_STATE_QUEUE_ATTACHED) {
 		err = tun_state_queue_move(call);
 		if (err)
 			return tun_state_fail(call, TUN_STATE_QUEUE, err);
@@ -1113,6 +1721,30 @@ static int tun_state_report(struct tun_state_call *call, void __user *argp,
 	return err;
 }
 
+/* What has been taken and not been used */
+static void tun_state_free(struct tun_state_call *call)
+{
+	struct tun_state_slot *slot = call->slots;
+	struct tun_flow_entry *e;
+	struct hlist_node *n;
+	int i;
+
+	for (i = 0; i < TUN_STATE_NR_PROGS; i++, slot++) {
+		if (slot->captured)
+			bpf_prog_put(slot->captured);
+		if (slot->new)
+			tun_prog_free(&slot->new->rcu);
+	}
+	hlist_for_each_entry_safe(e, n, &call->spare_flows, hash_link)
+		kfree(e);
+	tun_filter_put(call->sockfilter);
+	kvfree(call->cur_insns);
+	kvfree(call->req_flows);
+	kvfree(call->cur_flows);
+	kfree(call->req_queues);
+	kfree(call->cur_queues);
+}
+
 static long tun_state_ioctl(struct file *file, unsigned int cmd,
 			    void __user *argp)
 {
@@ -1149,12 +1781,7 @@ static long tun_state_ioctl(struct file *file, unsigned int cmd,
 	if (err)
 		err = tun_state_report(call, argp, err);
 
-	if (call->steering)
-		tun_prog_free(&call->steering->rcu);
-	if (call->filter)
-		tun_prog_free(&call->filter->rcu);
-	kfree(call->req_queues);
-	kfree(call->cur_queues);
+	tun_state_free(call);
 free:
 	kfree(call);
 	return err;

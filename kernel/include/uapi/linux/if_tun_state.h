@@ -46,8 +46,8 @@
  *	the file is not attached to a device.
  * ``EINVAL``
  *	an unknown bit in mask or flags, a reserved field that is not zero, a
- *	group that the struct has no room for or that this kernel cannot set,
- *	an invalid value, a file that is not an eBPF program of type
+ *	group that the struct has no room for, an invalid value, a classic BPF
+ *	program that is not one, a file that is not an eBPF program of type
  *	``BPF_PROG_TYPE_SOCKET_FILTER``, or a struct shorter than its header.
  *	Also what a kernel without these ioctls says; it leaves
  *	&tun_state.supported alone.
@@ -65,10 +65,12 @@
  *	``ethtool -C``; or carrier on without an attached queue, as for
  *	TUNSETCARRIER.
  * ``EBADF``
- *	the program fd is not an open file, or the program id is not that of
- *	the attached program.
+ *	the program fd is not an open file, or the program id is neither that
+ *	of the attached program nor that of one that TUNGETSTATE has reported on
+ *	this file.
  * ``ENOMEM``, ``EFAULT``
- *	as usual.
+ *	as usual; ENOMEM also for a classic BPF program that does not fit into
+ *	net.core.optmem_max, as for TUNATTACHFILTER.
  *
  * On EINVAL of a group, ENOSPC, EXDEV, EPERM, EBADF and on ENOMEM of a group,
  * &tun_state.failed holds the bit of the group that failed, or the unknown bits
@@ -124,8 +126,8 @@ struct tun_state_identity {
 /**
  * struct tun_state_flags - flags of the device
  * @flags: %IFF_TUN or %IFF_TAP, %IFF_NO_PI, %IFF_VNET_HDR, %IFF_MULTI_QUEUE,
- *	%IFF_ONE_QUEUE, %IFF_NAPI, %IFF_NAPI_FRAGS and %IFF_PERSIST, as in
- *	TUNGETIFF.
+ *	%IFF_ONE_QUEUE, %IFF_NAPI, %IFF_NAPI_FRAGS, %IFF_BACKPRESSURE and
+ *	%IFF_PERSIST, as in TUNGETIFF.
  * @reserved: zero.
  *
  * %IFF_TUN, %IFF_TAP and %IFF_MULTI_QUEUE are fixed when a device is made.
@@ -211,11 +213,14 @@ struct tun_state_link {
  * struct tun_state_txfilter - addresses that pass to the reader of a TAP
  * @count: number of entries of @addr in use; 0 when the filter is off.
  * @reserved: zero.
- * @hash: bit N is set when multicast addresses with hash N pass.
- * @addr: exact addresses.
+ * @hash: bit N is set when multicast addresses with hash N pass, N being the
+ *	upper 6 bits of the Ethernet CRC of the address; zero when the filter
+ *	is off.
+ * @addr: exact addresses; zero from @count on.
  *
  * This is the filter as the kernel holds it, not the list that TUNSETTXFILTER
- * was given: what went into @hash cannot be listed any more.
+ * was given: what went into @hash cannot be listed any more, and a list with a
+ * ninth unicast address leaves the filter off. A TUN has none.
  */
 struct tun_state_txfilter {
 	__u32 count;
@@ -227,9 +232,14 @@ struct tun_state_txfilter {
 /**
  * struct tun_state_sockfilter - classic BPF program of the device
  * @insns: user buffer of &struct sock_filter.
- * @count: in, entries in the buffer; out, instructions of the program. 0
- *	without a program.
+ * @count: TUNGETSTATE: in, entries in the buffer; out, instructions of the
+ *	program. TUNSETSTATE: instructions. 0 without a program.
  * @reserved: zero.
+ *
+ * TUNSETSTATE gives another program to all queues of the device, as
+ * TUNATTACHFILTER does, but for the queue of this fd if %TUN_STATE_QUEUE is set
+ * along with it and says that it has none. TUNGETFILTER returns @insns and
+ * @count then. A TUN has no program.
  */
 struct tun_state_sockfilter {
 	__aligned_u64 insns;
@@ -245,15 +255,20 @@ struct tun_state_sockfilter {
 /**
  * struct tun_state_prog - eBPF program of the device
  * @id: program id, 0 without a program.
- * @type: program type, ``BPF_PROG_TYPE_*``; 0 without a program.
+ * @type: program type, %BPF_PROG_TYPE_SOCKET_FILTER; 0 without a program.
  * @tag: program tag; zero without a program.
  * @action: what TUNSETSTATE is to do, ``TUN_STATE_PROG_*``. TUNGETSTATE
  *	reports %TUN_STATE_PROG_ID.
  * @fd: program file descriptor for %TUN_STATE_PROG_FD, zero otherwise.
  *
- * An id alone does not give access to a program: %TUN_STATE_PROG_ID of another
- * program than the attached one, where @id, @type and @tag make a program, is
- * EBADF. With the other actions these three are not looked at.
+ * An id alone does not give access to a program. With %TUN_STATE_PROG_ID, where
+ * @id, @type and @tag make a program, it must be the one that is attached or the
+ * one that the last successful TUNGETSTATE of this group on this file has
+ * reported; anything else is EBADF. So whoever holds the file can restore what
+ * was read through it, without a file descriptor of the program and without any
+ * capability. The file holds a reference to that program until TUNGETSTATE reads
+ * the group again, or the file is closed. With the other actions @id, @type and
+ * @tag are not looked at.
  */
 struct tun_state_prog {
 	__u32 id;
@@ -275,9 +290,11 @@ struct tun_state_xdp {
 
 /**
  * struct tun_state_flow - entry of the automatic steering table
- * @rxhash: hash of the flow.
- * @queue_index: queue that its packets are put on.
- * @age_ms: time since its last packet, in milliseconds.
+ * @rxhash: symmetric hash of the flow, see skb_get_hash().
+ * @queue_index: queue that its packets are put on, 255 at most. It may be one
+ *	that is not there any more; packets go to queue 0 then.
+ * @age_ms: time since its last packet into the host, in milliseconds. An entry
+ *	goes when it is about 3000 old. %TUN_STATE_F_CHECK does not compare it.
  * @reserved: zero.
  */
 struct tun_state_flow {
@@ -289,9 +306,14 @@ struct tun_state_flow {
 
 /**
  * struct tun_state_flows - automatic steering table
- * @flows: user buffer of &struct tun_state_flow.
- * @count: in, entries in the buffer; out, flows.
+ * @flows: user buffer of &struct tun_state_flow, each with another @rxhash;
+ *	TUNGETSTATE reports them in ascending order, TUNSETSTATE takes any.
+ * @count: TUNGETSTATE: in, entries in the buffer; out, flows. TUNSETSTATE:
+ *	flows. There are 4096 at most.
  * @entry_size: size of an entry, ``sizeof(struct tun_state_flow)``.
+ *
+ * The table goes on learning: it may be another one as soon as it has been read
+ * or set. It is in use only while no steering program is attached.
  */
 struct tun_state_flows {
 	__aligned_u64 flows;
@@ -309,12 +331,15 @@ struct tun_state_flows {
 /**
  * struct tun_state_queue - a queue
  * @index: for an attached queue, the number that packets are steered by; for
- *	a detached one its place among the detached ones, oldest first. A queue
- *	that TUNSETSTATE attaches or detaches becomes the last one of its kind;
- *	an @index that says otherwise is EINVAL.
+ *	a detached one its place among the detached ones, oldest first.
+ *	TUNSETSTATE has the queue change places with the one that is there, so
+ *	setting all queues in ascending order rebuilds the order of all. There
+ *	are as many places as there are queues of the kind; beyond is EINVAL.
  * @flags: ``TUN_STATE_QUEUE_*``. TUNSETSTATE can change
- *	%TUN_STATE_QUEUE_ATTACHED, like TUNSETQUEUE, and keeps the queue's
- *	socket filter; it ignores %TUN_STATE_QUEUE_SELF.
+ *	%TUN_STATE_QUEUE_ATTACHED, like TUNSETQUEUE, and
+ *	%TUN_STATE_QUEUE_SOCKFILTER, if the device has a program; it ignores
+ *	%TUN_STATE_QUEUE_SELF. A queue opened with %IFF_NO_PI does not get the
+ *	program of the device.
  * @ring_size: packets that fit into the queue. Ignored by TUNSETSTATE.
  * @ring_len: packets waiting in the queue. Ignored by TUNSETSTATE.
  * @sndbuf: send buffer size in bytes. Ignored by TUNSETSTATE, which restores

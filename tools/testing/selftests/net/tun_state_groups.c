@@ -204,6 +204,8 @@ TEST_F(dev, napi_frags)
 {
 	uint32_t *flags = &self->st.s.device.flags;
 
+	/* Without one, some kernels want a capability for any flag */
+	ASSERT_EQ(0, ioctl(self->fd, TUNSETOWNER, getuid()));
 	GET(TUN_STATE_FLAGS);
 	*flags = (*flags & ~IFF_NAPI) | IFF_NAPI_FRAGS;
 	SET_FAILS(EINVAL, TUN_STATE_FLAGS);
@@ -827,11 +829,154 @@ TEST_F(prog, lifetime)
 	self->prog[1] = -1;
 	usleep(100000);
 	EXPECT_TRUE(prog_there(self->id[1]));
-	GET(variant->group);
-	EXPECT_EQ(self->id[1], self->p->id);
 	memset(self->p, 0, sizeof(*self->p));
 	SET(variant->group);
 	EXPECT_TRUE(prog_gone(self->id[1]));
+}
+
+/* What was read through the file can be restored by who has nothing else */
+static int restore_without_rights(int fd, uint64_t group, struct state *st)
+{
+	struct __user_cap_header_struct hdr = {
+		.version = _LINUX_CAPABILITY_VERSION_3,
+	};
+	struct __user_cap_data_struct none[2] = {};
+
+	if (syscall(__NR_capset, &hdr, none) ||
+	    prog_load(BPF_PROG_TYPE_XDP, XDP_PASS) >= 0)
+		return 10;
+	if (state_check(fd, group, st) || st->s.mask != group)
+		return 11;
+	return state_set(fd, group, st);
+}
+
+#define RESTORE_WITHOUT_RIGHTS(result)					\
+	do {								\
+		int _status;						\
+		pid_t _pid = fork();					\
+									\
+		ASSERT_GE(_pid, 0);					\
+		if (!_pid)						\
+			_exit(restore_without_rights(self->fd,		\
+						     variant->group,	\
+						     &self->st));	\
+		ASSERT_EQ(_pid, waitpid(_pid, &_status, 0));		\
+		ASSERT_TRUE(WIFEXITED(_status));			\
+		EXPECT_EQ(result, WEXITSTATUS(_status));		\
+	} while (0)
+
+TEST_F(prog, captured)
+{
+	struct state other;
+	int none = -1, i;
+
+	ASSERT_EQ(0, ioctl(self->fd, variant->request, &self->prog[0]));
+	GET(variant->group);
+	ASSERT_EQ(0, ioctl(self->fd, variant->request, &self->prog[1]));
+	for (i = 0; i < 2; i++) {
+		close(self->prog[i]);
+		self->prog[i] = -1;
+	}
+	for (i = 0; i < 3; i++) {
+		RESTORE_WITHOUT_RIGHTS(0);
+		ASSERT_EQ(0, state_check(self->fd, variant->group, &self->st));
+		EXPECT_EQ(0, self->st.s.mask);
+		ASSERT_EQ(0, ioctl(self->fd, variant->request, &none));
+	}
+	/* The other one has gone with its last user */
+	EXPECT_TRUE(prog_gone(self->id[1]));
+
+	/* All of the description must be right */
+	self->p->tag[7]++;
+	RESTORE_WITHOUT_RIGHTS(EBADF);
+	self->p->tag[7]--;
+	self->p->type++;
+	RESTORE_WITHOUT_RIGHTS(EBADF);
+	self->p->type--;
+	self->p->id++;
+	RESTORE_WITHOUT_RIGHTS(EBADF);
+	self->p->id--;
+
+	/* One place is not the other */
+	memset(&other, 0, sizeof(other));
+	other.s.steering = *self->p;
+	other.s.filter = *self->p;
+	EXPECT_EQ(EBADF, state_set(self->fd, (TUN_STATE_STEERING |
+					      TUN_STATE_FILTER) ^
+				   variant->group, &other));
+	RESTORE_WITHOUT_RIGHTS(0);
+}
+
+/* It is there until the group is read again, with success, or the file goes */
+TEST_F(prog, captured_lifetime)
+{
+	int none = -1, i, fd;
+	struct state st;
+
+	ASSERT_EQ(0, ioctl(self->fd, variant->request, &self->prog[0]));
+	GET(variant->group);
+	ASSERT_EQ(0, ioctl(self->fd, variant->request, &none));
+	close(self->prog[0]);
+	self->prog[0] = -1;
+
+	/* Other groups, and calls that fail at either end */
+	ASSERT_EQ(0, state_get(self->fd, ALL_GROUPS & ~variant->group, &st));
+	memset(&st, 0, sizeof(st));
+	st.s.mask = variant->group | TUN_STATE_QUEUES;
+	state_point(&st);
+	ASSERT_EQ(-1, ioctl(self->fd, TUNGETSTATE, &st.s));
+	ASSERT_EQ(ENOSPC, errno);
+	st.s.queues.count = MAX_QUEUES;
+	st.s.queues.queues = 8;
+	ASSERT_EQ(-1, ioctl(self->fd, TUNGETSTATE, &st.s));
+	ASSERT_EQ(EFAULT, errno);
+	usleep(100000);
+	EXPECT_TRUE(prog_there(self->id[0]));
+	RESTORE_WITHOUT_RIGHTS(0);
+	ASSERT_EQ(0, ioctl(self->fd, variant->request, &none));
+
+	ASSERT_EQ(0, state_get(self->fd, variant->group, &st));
+	EXPECT_TRUE(prog_gone(self->id[0]));
+	RESTORE_WITHOUT_RIGHTS(EBADF);
+
+	/* Another one in its place, again and again */
+	ASSERT_EQ(0, ioctl(self->fd, variant->request, &self->prog[1]));
+	for (i = 0; i < 100; i++)
+		GET(variant->group);
+	ASSERT_EQ(0, ioctl(self->fd, variant->request, &none));
+	close(self->prog[1]);
+	self->prog[1] = -1;
+	usleep(100000);
+	EXPECT_TRUE(prog_there(self->id[1]));
+
+	/* A copy of the descriptor is the same file, and the device may go */
+	fd = dup(self->fd);
+	ASSERT_GE(fd, 0);
+	close(self->fd);
+	self->fd = fd;
+	ASSERT_EQ(0, netdev_delete(self->name));
+	usleep(100000);
+	EXPECT_TRUE(prog_there(self->id[1]));
+	close(self->fd);
+	EXPECT_TRUE(prog_gone(self->id[1]));
+}
+
+/* Another queue of the device has not read anything */
+TEST_F(prog, captured_by_file)
+{
+	int fd, none = -1;
+
+	if (!(variant->flags & IFF_MULTI_QUEUE))
+		return;
+	fd = tun_queue(self->name, variant->flags);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, ioctl(self->fd, variant->request, &self->prog[0]));
+	GET(variant->group);
+	ASSERT_EQ(0, ioctl(self->fd, variant->request, &none));
+	EXPECT_EQ(EBADF, state_set(fd, variant->group, &self->st));
+	EXPECT_EQ(variant->group, self->st.s.failed);
+	SET(variant->group);
+	close(fd);
 }
 
 /* The queues of a device with several */
@@ -947,9 +1092,9 @@ TEST_F(queues, set)
 	DETACH(3);
 	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
 	queue->flags &= ~ATTACHED;
-	/* It comes after the one that is there */
-	queue->index = 0;
+	queue->index = 2;
 	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	EXPECT_EQ(TUN_STATE_QUEUE, self->st.s.failed);
 	queue->index = 1;
 	ASSERT_EQ(0, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
 	ASSERT_EQ(0, netdev_info(self->name, &li));
@@ -960,6 +1105,7 @@ TEST_F(queues, set)
 	ASSERT_EQ(0, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
 
 	queue->flags |= ATTACHED;
+	queue->index = 3;
 	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
 	EXPECT_EQ(TUN_STATE_QUEUE, self->st.s.failed);
 	queue->index = 2;
@@ -972,14 +1118,82 @@ TEST_F(queues, set)
 	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
 	EXPECT_QUEUE(2, ATTACHED | NAPI | SELF, *queue);
 
-	/* A new place among the attached ones, or a queue without NAPI, is
-	 * more than this can do.
-	 */
-	queue->index = 0;
-	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
-	queue->index = 2;
+	/* A queue without NAPI is more than this can do */
 	queue->flags &= ~NAPI;
 	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
+}
+
+#define EXPECT_INDEX(i, _index, attached)				\
+	do {								\
+		ASSERT_EQ(0, state_get(self->fd[i], TUN_STATE_QUEUE,	\
+				       &self->st));			\
+		EXPECT_EQ(_index, self->st.s.queue.index);		\
+		EXPECT_EQ((attached) ? ATTACHED : 0,			\
+			  self->st.s.queue.flags & ATTACHED);		\
+	} while (0)
+
+#define PLACE(err, i, _index, attached)					\
+	do {								\
+		ASSERT_EQ(0, state_get(self->fd[i], TUN_STATE_QUEUE,	\
+				       &self->st));			\
+		self->st.s.queue.index = _index;			\
+		self->st.s.queue.flags &= ~ATTACHED;			\
+		self->st.s.queue.flags |= (attached) ? ATTACHED : 0;	\
+		ASSERT_EQ(err, state_set(self->fd[i], TUN_STATE_QUEUE,	\
+					 &self->st));			\
+	} while (0)
+
+/* A queue changes places with the one that is where it is to go */
+TEST_F(queues, place)
+{
+	PLACE(0, 3, 1, true);
+	EXPECT_INDEX(0, 0, true);
+	EXPECT_INDEX(1, 3, true);
+	EXPECT_INDEX(2, 2, true);
+	EXPECT_INDEX(3, 1, true);
+	PLACE(EINVAL, 3, 4, true);
+	PLACE(EINVAL, 3, 0x10001, true);
+
+	/* Into the middle of the detached ones, and of the attached ones */
+	DETACH(0);
+	DETACH(1);
+	PLACE(EINVAL, 2, 3, false);
+	PLACE(0, 2, 0, false);
+	EXPECT_INDEX(2, 0, false);
+	EXPECT_INDEX(1, 1, false);
+	EXPECT_INDEX(0, 2, false);
+	EXPECT_INDEX(3, 0, true);
+	PLACE(EINVAL, 2, 3, false);
+	PLACE(0, 0, 1, false);
+	EXPECT_INDEX(2, 0, false);
+	EXPECT_INDEX(0, 1, false);
+	EXPECT_INDEX(1, 2, false);
+	PLACE(EINVAL, 1, 2, true);
+	PLACE(0, 1, 0, true);
+	EXPECT_INDEX(1, 0, true);
+	EXPECT_INDEX(3, 1, true);
+	EXPECT_INDEX(2, 0, false);
+	EXPECT_INDEX(0, 1, false);
+}
+
+/* Any order can be rebuilt, one queue after the other, from any other order */
+TEST_F(queues, rebuild)
+{
+	static const int order[][4] = {
+		{ 0, 1, 2, 3 }, { 3, 2, 1, 0 }, { 1, 2, 3, 0 }, { 2, 0, 3, 1 },
+	};
+	unsigned int o, attached, i;
+
+	for (o = 0; o < ARRAY_SIZE(order); o++) {
+		for (attached = 0; attached <= 4; attached++) {
+			for (i = 0; i < 4; i++)
+				PLACE(0, order[o][i], i < attached ?
+				      i : i - attached, i < attached);
+			for (i = 0; i < 4; i++)
+				EXPECT_INDEX(order[o][i], i < attached ?
+					     i : i - attached, i < attached);
+		}
+	}
 }
 
 /* Every other group can be read and set while the queue is detached */
@@ -1162,9 +1376,7 @@ TEST_F(queues, room)
 	EXPECT_EQ(EFAULT, errno);
 }
 
-/* A device with a classic filter: TUNSETQUEUE says that it has attached such a
- * queue and has not, so this must not go the same way.
- */
+/* Which queues have the filter of the device, and giving it to one of them */
 TEST_F(queues, sockfilter)
 {
 	struct sock_filter pass = { BPF_RET | BPF_K, 0, 0, 0xffff };
@@ -1172,16 +1384,22 @@ TEST_F(queues, sockfilter)
 	const uint32_t has = TUN_STATE_QUEUE_SOCKFILTER;
 	struct tun_state_queue *queue = &self->st.s.queue;
 	struct ifreq ifr;
+	int i;
 
 	if (!(variant->flags & IFF_TAP))
 		return;
+	/* Without a filter of the device there is none to have */
+	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	queue->flags |= has;
+	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
+
 	DETACH(3);
 	ASSERT_EQ(0, ioctl(self->fd[0], TUNATTACHFILTER, &fprog));
 	DETACH(1);
 	ASSERT_EQ(0, state_get(self->fd[0], TUN_STATE_QUEUES, &self->st));
 	EXPECT_QUEUE(0, ATTACHED | SELF | has, self->st.queues[0]);
 	EXPECT_QUEUE(1, ATTACHED | has, self->st.queues[1]);
-	EXPECT_QUEUE(0, NAPI, self->st.queues[2]);
+	EXPECT_QUEUE(0, NAPI | has, self->st.queues[2]);
 	EXPECT_QUEUE(1, NAPI | has, self->st.queues[3]);
 
 	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
@@ -1193,12 +1411,74 @@ TEST_F(queues, sockfilter)
 	ASSERT_EQ(0, ioctl(self->fd[1], TUNGETIFF, &ifr));
 	EXPECT_FALSE(ifr.ifr_flags & (IFF_DETACH_QUEUE | IFF_NOFILTER));
 
-	/* The program itself is for another group */
-	queue->flags &= ~has;
-	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
+	/* Of this queue only, along with a move or without */
+	for (i = 0; i < 2; i++) {
+		queue->flags &= ~has;
+		ASSERT_EQ(0, state_set(self->fd[1], TUN_STATE_QUEUE,
+				       &self->st));
+		ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE,
+				       &self->st));
+		EXPECT_QUEUE(i ? 0 : 2, ATTACHED | SELF | NAPI, *queue);
+		ASSERT_EQ(0, ioctl(self->fd[1], TUNGETIFF, &ifr));
+		EXPECT_TRUE(ifr.ifr_flags & IFF_NOFILTER);
+		ASSERT_EQ(0, ioctl(self->fd[0], TUNGETIFF, &ifr));
+		EXPECT_FALSE(ifr.ifr_flags & IFF_NOFILTER);
+		queue->flags |= has;
+		queue->index = 0;
+		ASSERT_EQ(0, state_set(self->fd[1], TUN_STATE_QUEUE,
+				       &self->st));
+		ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE,
+				       &self->st));
+		EXPECT_QUEUE(0, ATTACHED | SELF | NAPI | has, *queue);
+	}
+
 	ASSERT_EQ(0, ioctl(self->fd[0], TUNDETACHFILTER, &fprog));
 	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
-	EXPECT_QUEUE(2, ATTACHED | SELF | NAPI, *queue);
+	EXPECT_QUEUE(0, ATTACHED | SELF | NAPI, *queue);
+}
+
+/* Together with the filter itself, the queue gets what is said of it */
+TEST_F(queues, sockfilter_and_queue)
+{
+	const uint64_t mask = TUN_STATE_SOCKFILTER | TUN_STATE_QUEUE;
+	const uint32_t has = TUN_STATE_QUEUE_SOCKFILTER;
+	struct state with, without, st;
+
+	if (!(variant->flags & IFF_TAP))
+		return;
+	ASSERT_EQ(0, state_get(self->fd[0], mask, &without));
+	state_point(&without);
+	with = without;
+	state_point(&with);
+	with.s.sockfilter.count = 1;
+	with.insns[0] = (struct sock_filter){ BPF_RET | BPF_K, 0, 0, 0xffff };
+
+	/* All other queues get it */
+	ASSERT_EQ(0, state_set(self->fd[0], mask, &with));
+	ASSERT_EQ(0, state_get(self->fd[0], ALL_GROUPS, &st));
+	EXPECT_EQ(1, st.s.sockfilter.count);
+	EXPECT_QUEUE(0, ATTACHED | SELF, st.queues[0]);
+	EXPECT_QUEUE(1, ATTACHED | NAPI | has, st.queues[1]);
+	EXPECT_QUEUE(3, ATTACHED | NAPI | has, st.queues[3]);
+
+	/* The same, and this one, too */
+	with.s.queue.flags |= has;
+	ASSERT_EQ(0, state_set(self->fd[0], mask, &with));
+	ASSERT_EQ(0, state_get(self->fd[0], mask, &st));
+	EXPECT_QUEUE(0, ATTACHED | SELF | has, st.s.queue);
+
+	/* None, and this one has it: no */
+	without.s.queue.flags |= has;
+	ASSERT_EQ(EINVAL, state_set(self->fd[0], mask, &without));
+	EXPECT_EQ(TUN_STATE_SOCKFILTER, without.s.failed);
+	ASSERT_EQ(0, state_get(self->fd[0], mask, &st));
+	EXPECT_EQ(1, st.s.sockfilter.count);
+	without.s.queue.flags &= ~has;
+	ASSERT_EQ(0, state_set(self->fd[0], mask, &without));
+	ASSERT_EQ(0, state_get(self->fd[0], ALL_GROUPS, &st));
+	EXPECT_EQ(0, st.s.sockfilter.count);
+	EXPECT_QUEUE(0, ATTACHED | SELF, st.queues[0]);
+	EXPECT_QUEUE(1, ATTACHED | NAPI, st.queues[1]);
 }
 
 /* Packets in the ring of a queue: none, some, all it can take */

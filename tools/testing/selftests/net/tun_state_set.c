@@ -22,6 +22,7 @@ struct change {
 	bool xor;		/* invert bits instead of replacing the value */
 	int err;
 	bool check_fails;	/* TUN_STATE_F_CHECK refuses it as well */
+	bool tap_only;		/* another case on a TUN */
 };
 
 /* Only for where its members are */
@@ -32,6 +33,8 @@ static const struct tun_state t;
 	.field = &(member), .size = sizeof(member)
 #define TO(_group, member, _value)					\
 	{ FIELD(_group, member), .value = (_value) }
+#define TO_TAP(_group, member, _value)					\
+	{ FIELD(_group, member), .value = (_value), .tap_only = true }
 #define FLIP(_group, member, _value)					\
 	{ FIELD(_group, member), .value = (_value), .xor = true }
 /* Refused on this device, and just different for a comparison */
@@ -62,6 +65,9 @@ static const struct change good[] = {
 	TO(LINK, t.link.carrier, 0),
 	TO(LINK, t.link.msg_enable, 0x2000),
 	TO(LINK, t.link.rx_batched, 64),
+	TO_TAP(TXFILTER, t.txfilter.count, 2),
+	TO_TAP(SOCKFILTER, t.sockfilter.count, 1),
+	TO(FLOWS, t.flows.count, 2),
 };
 
 static const struct change bad[] = {
@@ -101,6 +107,17 @@ static const struct change bad[] = {
 	INVALID(LINK, t.link.carrier, 2),
 	INVALID(LINK, t.link.rx_batched, 65),
 	INVALID(LINK, t.link.reserved, 1),
+	INVALID(TXFILTER, t.txfilter.count, 9),
+	INVALID(TXFILTER, t.txfilter.count, -1),
+	INVALID(TXFILTER, t.txfilter.reserved, 1),
+	INVALID(TXFILTER, t.txfilter.hash, 1),
+	INVALID(TXFILTER, t.txfilter.addr[0][0], 2),
+	INVALID(TXFILTER, t.txfilter.addr[7][5], 1),
+	INVALID(SOCKFILTER, t.sockfilter.reserved, 1),
+	INVALID(SOCKFILTER, t.sockfilter.count, BPF_MAXINSNS + 1),
+	INVALID(SOCKFILTER, t.sockfilter.count, 0x10001),
+	/* The second instruction of its buffer is no end of a program */
+	INVALID(SOCKFILTER, t.sockfilter.count, 2),
 	NOT_HERE(EBADF, STEERING, t.steering.id, 0x1000000),
 	NOT_HERE(EBADF, FILTER, t.filter.id, 0x1000000),
 	INVALID(STEERING, t.steering.action, 3),
@@ -112,7 +129,11 @@ static const struct change bad[] = {
 	NOT_HERE(EINVAL, QUEUE, t.queue.index, 1),
 	NOT_HERE(EINVAL, QUEUE, t.queue.flags, TUN_STATE_QUEUE_NAPI),
 	NOT_HERE(EINVAL, QUEUE, t.queue.flags, TUN_STATE_QUEUE_NAPI_FRAGS),
-	NOT_HERE(EINVAL, QUEUE, t.queue.flags, TUN_STATE_QUEUE_SOCKFILTER),
+	INVALID(FLOWS, t.flows.entry_size, 0),
+	INVALID(FLOWS, t.flows.entry_size, 24),
+	/* The buffer has a third flow that is like the second one */
+	INVALID(FLOWS, t.flows.count, 3),
+	INVALID(FLOWS, t.flows.count, 4097),
 	INVALID(QUEUE, t.queue.flags, 0x20),
 	INVALID(QUEUE, t.queue.reserved, 1),
 };
@@ -120,6 +141,25 @@ static const struct change bad[] = {
 static uint64_t changed(const struct change *c, uint64_t value)
 {
 	return c->xor ? value ^ c->value : c->value;
+}
+
+/* Whether a good change is one for this device on this kernel */
+static bool possible(const struct state *st, const struct change *c)
+{
+	if (c->tap_only && st->s.device.flags & IFF_TUN)
+		return false;
+	return c->err || c->field != &t.offload.enabled ||
+	       !(c->value & ~(uint64_t)st->s.offload.supported);
+}
+
+/* What is in the buffers whenever their counts are not zero */
+static void fill_buffers(struct state *st)
+{
+	st->insns[0] = (struct sock_filter){ BPF_RET | BPF_K, 0, 0, 0xffff };
+	st->insns[1] = (struct sock_filter){ 0xffff, 0, 0, 0 };
+	st->flows[0] = (struct tun_state_flow){ .rxhash = 5 };
+	st->flows[1] = (struct tun_state_flow){ .rxhash = 9, .queue_index = 7 };
+	st->flows[2] = (struct tun_state_flow){ .rxhash = 9 };
 }
 
 static void apply(struct state *st, const struct change *c)
@@ -132,6 +172,9 @@ static void apply(struct state *st, const struct change *c)
 		uint64_t u64;
 	} *field = (void *)&st->s + offset;
 
+	if (!possible(st, c))
+		return;
+	fill_buffers(st);
 	switch (c->size) {
 	case 1:
 		field->u8 = changed(c, field->u8);
@@ -162,9 +205,20 @@ static void apply_others(struct state *st, uint64_t group)
 static struct state result(const struct state *st)
 {
 	struct state want = *st;
+	unsigned int i;
 
 	want.s.queue.sndbuf = st->s.sndbuf.queue;
 	want.queues[0].sndbuf = st->s.sndbuf.queue;
+	if (st->s.sockfilter.count) {
+		/* The queue has been said to have none */
+		for (i = 1; i < st->s.queues.count; i++)
+			want.queues[i].flags |= TUN_STATE_QUEUE_SOCKFILTER;
+	}
+	memset(want.insns + st->s.sockfilter.count, 0,
+	       sizeof(want.insns) - st->s.sockfilter.count *
+	       sizeof(want.insns[0]));
+	memset(want.flows + st->s.flows.count, 0,
+	       sizeof(want.flows) - st->s.flows.count * sizeof(want.flows[0]));
 	return want;
 }
 
@@ -230,6 +284,8 @@ TEST_F(dev, good)
 	for (i = 0; i < ARRAY_SIZE(good); i++) {
 		const struct change *c = &good[i];
 
+		if (!possible(&self->before, c))
+			continue;
 		self->st = self->before;
 		state_point(&self->st);
 		apply(&self->st, c);
@@ -421,7 +477,10 @@ TEST_F(dev, noop)
 		EXPECT_TRUE(state_unchanged(self->fd, &self->before));
 		EXPECT_EQ(0, link_events(events));
 
-		/* So that silence means something */
+		/* So that silence means something. Flows go by themselves, so
+		 * none are there in the second round.
+		 */
+		now.s.flows.count = 0;
 		ASSERT_EQ(0, state_set(self->fd, self->all, &now));
 		EXPECT_LT(0, link_events(events));
 		close(events);
@@ -470,7 +529,7 @@ TEST_F(dev, fresh)
 	ASSERT_EQ(0, ioctl(self->fd, TUNSETFILTEREBPF, &prog[1]));
 	for (i = n - 1; i >= 0; i--) {
 		ASSERT_EQ(0, state_get(fd[0][i], ALL_GROUPS, &a[i]));
-		apply_others(&a[i], 0);
+		apply_others(&a[i], TUN_STATE_FLOWS);
 		a[i].s.sndbuf.queue += i;
 		ASSERT_EQ(0, state_set(fd[0][i], self->all, &a[i]));
 	}
@@ -480,13 +539,15 @@ TEST_F(dev, fresh)
 	for (i = 0; i < n; i++)
 		ASSERT_EQ(0, state_get(fd[0][i], ALL_GROUPS, &a[i]));
 
-	/* The detached one first: it moves the others to where they were. The
-	 * second device does not have the programs, so it must be given them.
+	/* The attached ones in the order of their index, then the detached one.
+	 * The second device does not have the programs, so it must be given
+	 * them.
 	 */
 	mask = self->all & ~TUN_STATE_IDENTITY;
 	for (d = 0; d < n; d++) {
-		i = n > 1 && d < 2 ? !d : d;
+		i = n > 1 ? (d * 2) % 3 : d;
 		fds = a[i];
+		state_point(&fds);
 		fds.s.steering.action = TUN_STATE_PROG_FD;
 		fds.s.steering.fd = prog[0];
 		fds.s.filter.action = TUN_STATE_PROG_FD;

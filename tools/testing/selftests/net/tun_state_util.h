@@ -38,6 +38,8 @@
 #include <linux/sockios.h>
 
 #define MAX_QUEUES 16
+#define MAX_INSNS 64
+#define MAX_FLOWS 64
 
 #define TUNGETSTATE_SIZE(size) \
 	_IOC(_IOC_READ | _IOC_WRITE, 'T', _IOC_NR(TUNGETSTATE), size)
@@ -50,11 +52,16 @@
 /* struct tun_state with room for what it points to */
 struct state {
 	struct tun_state s;
+	struct sock_filter insns[MAX_INSNS];
+	struct tun_state_flow flows[MAX_FLOWS];
 	struct tun_state_queue queues[MAX_QUEUES];
 };
 
 static inline void state_point(struct state *st)
 {
+	st->s.sockfilter.insns = (uintptr_t)st->insns;
+	st->s.flows.flows = (uintptr_t)st->flows;
+	st->s.flows.entry_size = sizeof(st->flows[0]);
 	st->s.queues.queues = (uintptr_t)st->queues;
 	st->s.queues.entry_size = sizeof(st->queues[0]);
 }
@@ -65,6 +72,8 @@ static inline int state_get(int fd, uint64_t mask, struct state *st)
 	memset(st, 0, sizeof(*st));
 	st->s.mask = mask;
 	state_point(st);
+	st->s.sockfilter.count = MAX_INSNS;
+	st->s.flows.count = MAX_FLOWS;
 	st->s.queues.count = MAX_QUEUES;
 	return ioctl(fd, TUNGETSTATE, &st->s) ? errno : 0;
 }
@@ -97,6 +106,8 @@ static inline int state_snapshot(int fd, struct state *st)
 	st->s.queue.ring_len = 0;
 	for (i = 0; i < MAX_QUEUES; i++)
 		st->queues[i].ring_len = 0;
+	for (i = 0; i < MAX_FLOWS; i++)
+		st->flows[i].age_ms = 0;
 	return err;
 }
 
@@ -107,7 +118,9 @@ static inline bool state_equal(const struct state *a, const struct state *b)
 	const unsigned char *x = (const void *)a, *y = (const void *)b;
 	struct state copy = *b;
 
-	/* Where the caller's buffer is does not count */
+	/* Where the caller's buffers are does not count */
+	copy.s.sockfilter.insns = a->s.sockfilter.insns;
+	copy.s.flows.flows = a->s.flows.flows;
 	copy.s.queues.queues = a->s.queues.queues;
 	y = (const void *)&copy;
 	for (i = start; i < sizeof(*a); i++) {
