@@ -39,15 +39,25 @@
 #define TUN_STATE_F_TNL_CSUM	0
 #endif
 
-/* With IFF_BACKPRESSURE a full ring stops its queue, and only who reads the
- * ring wakes it: to be done when a ring gets another queue, or the flag goes.
+/* With IFF_BACKPRESSURE a full ring stops its transmit queue, and reading the
+ * ring wakes it. When a ring gets another one, or the flag goes, one may be left
+ * stopped that nobody will wake; a packet that is on its way may still stop it.
  */
 #ifdef IFF_BACKPRESSURE
 #define TUN_STATE_IFF_BACKPRESSURE	IFF_BACKPRESSURE
-#define tun_state_wake_queue(tun, tfile) tun_force_wake_queue(tun, tfile)
+static void tun_state_wake_queues(struct tun_struct *tun)
+{
+	int i;
+
+	synchronize_net();
+	for (i = 0; i < tun->numqueues; i++)
+		tun_force_wake_queue(tun, rtnl_dereference(tun->tfiles[i]));
+}
 #else
 #define TUN_STATE_IFF_BACKPRESSURE	0
-#define tun_state_wake_queue(tun, tfile) do { } while (0)
+static void tun_state_wake_queues(struct tun_struct *tun)
+{
+}
 #endif
 
 /* Everything else */
@@ -210,7 +220,6 @@ static void tun_state_flags_apply(struct tun_state_call *call)
 	struct tun_struct *tun = call->tun;
 	u32 req = call->req.device.flags;
 	u32 changed = req ^ call->cur.device.flags;
-	int i;
 
 	if (changed & IFF_PERSIST) {
 		if (req & IFF_PERSIST)
@@ -219,11 +228,8 @@ static void tun_state_flags_apply(struct tun_state_call *call)
 			module_put(THIS_MODULE);
 	}
 	WRITE_ONCE(tun->flags, (tun->flags & ~TUN_STATE_IFF) | req);
-	if (changed & TUN_STATE_IFF_BACKPRESSURE) {
-		for (i = 0; i < tun->numqueues; i++)
-			tun_state_wake_queue(tun,
-					     rtnl_dereference(tun->tfiles[i]));
-	}
+	if (changed & TUN_STATE_IFF_BACKPRESSURE)
+		tun_state_wake_queues(tun);
 	call->notify = true;
 }
 
@@ -1241,8 +1247,7 @@ static void tun_state_queue_place(struct tun_state_call *call)
 		return;
 	tun_state_queue_put(tun, other, tfile->queue_index);
 	tun_state_queue_put(tun, tfile, index);
-	tun_state_wake_queue(tun, other);
-	tun_state_wake_queue(tun, tfile);
+	tun_state_wake_queues(tun);
 }
 
 static void tun_state_queue_apply(struct tun_state_call *call)
@@ -1654,6 +1659,8 @@ static int tun_state_commit(struct tun_state_call *call, u64 mask)
 		err = tun_state_queue_move(call);
 		if (err)
 			return tun_state_fail(call, TUN_STATE_QUEUE, err);
+		/* A queue that is detached takes flows along */
+		diff |= mask & TUN_STATE_FLOWS;
 	}
 	while ((g = tun_state_next(g, diff)))
 		if (g->apply)

@@ -1380,7 +1380,6 @@ TEST_F(queues, room)
 TEST_F(queues, sockfilter)
 {
 	struct sock_filter pass = { BPF_RET | BPF_K, 0, 0, 0xffff };
-	struct sock_fprog fprog = { .len = 1, .filter = &pass };
 	const uint32_t has = TUN_STATE_QUEUE_SOCKFILTER;
 	struct tun_state_queue *queue = &self->st.s.queue;
 	struct ifreq ifr;
@@ -1394,7 +1393,7 @@ TEST_F(queues, sockfilter)
 	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
 
 	DETACH(3);
-	ASSERT_EQ(0, ioctl(self->fd[0], TUNATTACHFILTER, &fprog));
+	ASSERT_EQ(0, tun_attach_filter(self->fd[0], &pass, 1));
 	DETACH(1);
 	ASSERT_EQ(0, state_get(self->fd[0], TUN_STATE_QUEUES, &self->st));
 	EXPECT_QUEUE(0, ATTACHED | SELF | has, self->st.queues[0]);
@@ -1432,7 +1431,7 @@ TEST_F(queues, sockfilter)
 		EXPECT_QUEUE(0, ATTACHED | SELF | NAPI | has, *queue);
 	}
 
-	ASSERT_EQ(0, ioctl(self->fd[0], TUNDETACHFILTER, &fprog));
+	ASSERT_EQ(0, tun_detach_filter(self->fd[0]));
 	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
 	EXPECT_QUEUE(0, ATTACHED | SELF | NAPI, *queue);
 }

@@ -94,7 +94,6 @@ static int set_each_group(FIXTURE_DATA(file) *self)
 	struct ifreq ifr = {};
 	unsigned int carrier = 0;
 	int value = 12345, prog = self->prog;
-	struct sock_fprog fprog = { .len = 1, .filter = self->st.insns };
 
 	if (drop_everything())
 		return 1;
@@ -134,8 +133,8 @@ static int set_each_group(FIXTURE_DATA(file) *self)
 	EXPECT_SET(0, TUN_STATE_LINK);
 	s->txfilter.count = 1;
 	EXPECT_SET(0, TUN_STATE_TXFILTER);
-	if (ioctl(self->fd, TUNATTACHFILTER, &fprog) ||
-	    ioctl(self->fd, TUNDETACHFILTER, &fprog))
+	if (tun_attach_filter(self->fd, self->st.insns, 1) ||
+	    tun_detach_filter(self->fd))
 		return 7;
 	s->sockfilter.count = 1;
 	EXPECT_SET(0, TUN_STATE_SOCKFILTER);
@@ -192,11 +191,9 @@ static int restore_all(FIXTURE_DATA(file) *self)
 
 TEST_F(file, read_and_restore)
 {
-	struct sock_fprog fprog = { .len = 1, .filter = self->st.insns };
-
 	ASSERT_EQ(0, ioctl(self->fd, TUNSETOWNER, 1));
 	ASSERT_EQ(0, ioctl(self->fd, TUNSETSTEERINGEBPF, &self->prog));
-	ASSERT_EQ(0, ioctl(self->fd, TUNATTACHFILTER, &fprog));
+	ASSERT_EQ(0, tun_attach_filter(self->fd, self->st.insns, 1));
 	IN_CHILD(restore_all);
 }
 

@@ -174,6 +174,34 @@ static inline int tun_queue(char *name, unsigned int flags)
 	return fd;
 }
 
+/* The classic filter of the device. The kernel knows these ioctls by the layout
+ * of its own pointers only, so a 32-bit program must speak of 64-bit ones.
+ */
+struct tun_fprog {
+	__u16 len;
+	__u16 padding[3];
+	__aligned_u64 insns;
+};
+
+#define TUN_ATTACH_FILTER _IOW('T', 213, struct tun_fprog)
+#define TUN_DETACH_FILTER _IOW('T', 214, struct tun_fprog)
+#define TUN_GET_FILTER _IOR('T', 219, struct tun_fprog)
+
+static inline int tun_attach_filter(int fd, const struct sock_filter *insns,
+				    unsigned int n)
+{
+	struct tun_fprog fprog = { .len = n, .insns = (uintptr_t)insns };
+
+	return ioctl(fd, TUN_ATTACH_FILTER, &fprog);
+}
+
+static inline int tun_detach_filter(int fd)
+{
+	struct tun_fprog fprog = {};
+
+	return ioctl(fd, TUN_DETACH_FILTER, &fprog);
+}
+
 static inline int tun_set_queue(int fd, unsigned int flags)
 {
 	struct ifreq ifr = { .ifr_flags = flags };
