@@ -50,7 +50,7 @@ need_root() {
 		die "this needs root, and there is no sudo" \
 			"run make as root, or install sudo"
 	local keep=(HOME="$HOME" TERM="${TERM:-dumb}") v
-	for v in XDG_CACHE_HOME JOBS DEBIAN_MIRROR LAB_OUT_DIR LAB_TUN LAB_MEM \
+	for v in XDG_CACHE_HOME JOBS DEBIAN_MIRROR LAB_OUT_DIR LAB_MEM \
 		LAB_ACCEL LAB_TUN TESTS KDIR KSRC QEMU_SRC http_proxy https_proxy; do
 		[ -z "${!v+x}" ] || keep+=("$v=${!v}")
 	done

@@ -1234,11 +1234,12 @@ static void tun_state_queue_place(struct tun_state_call *call)
 
 	if (tfile->detached) {
 		list_for_each_entry(other, &tun->disabled, next) {
-			if (!index--)
-				break;
+			if (index--)
+				continue;
+			if (other != tfile)
+				list_swap(&tfile->next, &other->next);
+			break;
 		}
-		if (other != tfile)
-			list_swap(&tfile->next, &other->next);
 		return;
 	}
 

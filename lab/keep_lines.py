@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Make __LINE__ the same in a changed file as in the original.
+
+usage: keep_lines.py ORIGINAL CHANGED OUTPUT
+
+Each line that the original has, too, keeps its number there: a #line follows
+each change. So warnings and assertions compile to the same code in both.
+"""
+
+import difflib
+import sys
+
+
+def keep(old, new):
+    """NEW with the line numbers of OLD."""
+    out = []
+    for tag, start, end, first, last in difflib.SequenceMatcher(
+            None, old, new, autojunk=False).get_opcodes():
+        out += new[first:last]
+        # Not inside of a macro: what follows belongs to it.
+        if tag != 'equal' and end < len(old) and \
+                not (out and out[-1].endswith('\\\n')):
+            out.append(f'#line {end + 1}\n')
+    return out
+
+
+def main():
+    """Do what the usage says."""
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    old, new = [open(name, encoding='utf-8').readlines()
+                for name in sys.argv[1:3]]
+    with open(sys.argv[3], 'w', encoding='utf-8') as file:
+        file.writelines(keep(old, new))
+
+
+if __name__ == '__main__':
+    main()
