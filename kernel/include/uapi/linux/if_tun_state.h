@@ -24,12 +24,12 @@
  * the end of the struct.
  *
  * TUNGETSTATE reports the groups that are asked for, as one snapshot, and
- * changes nothing. A group that this kernel does not support is missing from
- * the mask that it returns.
+ * changes nothing. &tun_state.supported says which groups there are to ask for;
+ * a mask of 0 is enough to find out.
  *
  * TUNSETSTATE restores the groups, all or none; those that can only be read
  * are passed over, so what TUNGETSTATE returned can be set as it is. A value
- * that is in force already is left alone, needs no rights, and cannot fail.
+ * that is in force already is left alone and needs no rights.
  *
  * With %TUN_STATE_F_CHECK, TUNSETSTATE compares instead, changes nothing, and
  * reports in &tun_state.mask the groups that differ from what the caller
@@ -66,15 +66,18 @@
  *	TUNSETCARRIER.
  * ``EBADF``
  *	the program fd is not an open file, or the program id is neither that
- *	of the attached program nor that of one that TUNGETSTATE has reported on
- *	this file.
+ *	of the attached program nor that of the one that TUNGETSTATE reported
+ *	last on this file.
  * ``ENOMEM``, ``EFAULT``
  *	as usual; ENOMEM also for a classic BPF program that does not fit into
  *	net.core.optmem_max, as for TUNATTACHFILTER.
  *
- * On EINVAL of a group, ENOSPC, EXDEV, EPERM, EBADF and on ENOMEM of a group,
- * &tun_state.failed holds the bit of the group that failed, or the unknown bits
- * of the mask, and &tun_state.mask is what the caller passed. After an error of
+ * Attaching a queue may also fail with what a security module says.
+ *
+ * If a group is what has failed, &tun_state.failed holds its bit, or the unknown
+ * bits of the mask; otherwise it is 0. &tun_state.mask is what the caller passed
+ * then. After E2BIG, with a struct shorter than its header, and where the struct
+ * itself cannot be read or written, nothing is reported. After an error of
  * TUNSETSTATE every field of the device is as it was.
  */
 
@@ -339,7 +342,7 @@ struct tun_state_flows {
  *	%TUN_STATE_QUEUE_ATTACHED, like TUNSETQUEUE, and
  *	%TUN_STATE_QUEUE_SOCKFILTER, if the device has a program; it ignores
  *	%TUN_STATE_QUEUE_SELF. A queue opened with %IFF_NO_PI does not get the
- *	program of the device.
+ *	program that the device has at the time.
  * @ring_size: packets that fit into the queue. Ignored by TUNSETSTATE.
  * @ring_len: packets waiting in the queue. Ignored by TUNSETSTATE.
  * @sndbuf: send buffer size in bytes. Ignored by TUNSETSTATE, which restores
