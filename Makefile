@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all-kernels shell lab lab-kernels lab-debug modules
+.PHONY: demo test test-all-kernels test-debug shell lab lab-kernels lab-debug modules
 .PHONY: qemu tools selftests series series-check clean distclean help
 .PHONY: root sources guest image qemu-stock
 
@@ -20,6 +20,9 @@ test: lab lab-kernels qemu-stock selftests ## every test, in the lab; one line o
 
 test-all-kernels: lab lab-kernels selftests ## the kernel selftests, on each of the three kernels
 	lab/test selftests kernels
+
+test-debug: lab-debug selftests ## the kernel selftests and more, with KASAN, lockdep, kmemleak, KCSAN
+	lab/test debug kcsan
 
 shell: lab qemu-stock ## a prompt in the lab
 	lab/run --shell

@@ -1133,15 +1133,21 @@ TEST_F(queues, set)
 	} while (0)
 
 #define PLACE(err, i, _index, attached)					\
-	do {								\
-		ASSERT_EQ(0, state_get(self->fd[i], TUN_STATE_QUEUE,	\
-				       &self->st));			\
-		self->st.s.queue.index = _index;			\
-		self->st.s.queue.flags &= ~ATTACHED;			\
-		self->st.s.queue.flags |= (attached) ? ATTACHED : 0;	\
-		ASSERT_EQ(err, state_set(self->fd[i], TUN_STATE_QUEUE,	\
-					 &self->st));			\
-	} while (0)
+	ASSERT_EQ(err, queue_place(self->fd[i], &self->st, _index, attached))
+
+static int queue_place(int fd, struct state *st, unsigned int index,
+		       bool attached)
+{
+	int err;
+
+	err = state_get(fd, TUN_STATE_QUEUE, st);
+	if (err)
+		return -err;
+	st->s.queue.index = index;
+	st->s.queue.flags &= ~ATTACHED;
+	st->s.queue.flags |= attached ? ATTACHED : 0;
+	return state_set(fd, TUN_STATE_QUEUE, st);
+}
 
 /* A queue changes places with the one that is where it is to go */
 TEST_F(queues, place)

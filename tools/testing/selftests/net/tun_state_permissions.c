@@ -30,12 +30,17 @@ static int drop_everything(void)
 	return stat("/proc/1/ns/net", &st) ? 0 : -1;
 }
 
-FIXTURE(file)
-{
+struct file {
 	char name[IFNAMSIZ];
 	int fd;
 	int prog;
 	struct state st;
+	int wrong;		/* line of what went wrong first */
+};
+
+FIXTURE(file)
+{
+	struct file f;
 };
 
 FIXTURE_SETUP(file)
@@ -44,21 +49,21 @@ FIXTURE_SETUP(file)
 
 	if (why)
 		SKIP(return, "%s", why);
-	memcpy(self->name, "dev0", 5);
-	self->fd = tun_queue(self->name, IFF_TAP | IFF_MULTI_QUEUE);
-	ASSERT_GE(self->fd, 0);
-	self->prog = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 64);
-	ASSERT_GE(self->prog, 0);
-	ASSERT_EQ(0, state_get(self->fd, ALL_GROUPS, &self->st));
-	self->st.insns[0] = (struct sock_filter){
+	memcpy(self->f.name, "dev0", 5);
+	self->f.fd = tun_queue(self->f.name, IFF_TAP | IFF_MULTI_QUEUE);
+	ASSERT_GE(self->f.fd, 0);
+	self->f.prog = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 64);
+	ASSERT_GE(self->f.prog, 0);
+	ASSERT_EQ(0, state_get(self->f.fd, ALL_GROUPS, &self->f.st));
+	self->f.st.insns[0] = (struct sock_filter){
 		BPF_RET | BPF_K, 0, 0, 0xffff
 	};
 }
 
 FIXTURE_TEARDOWN(file)
 {
-	close(self->fd);
-	close(self->prog);
+	close(self->f.fd);
+	close(self->f.prog);
 }
 
 /* Run a function in a process of its own; 0 is what it should return */
@@ -69,26 +74,29 @@ FIXTURE_TEARDOWN(file)
 									\
 		ASSERT_GE(_pid, 0);					\
 		if (!_pid)						\
-			_exit(function(self));				\
+			_exit(function(&self->f));			\
 		ASSERT_EQ(_pid, waitpid(_pid, &_status, 0));		\
 		ASSERT_TRUE(WIFEXITED(_status));			\
 		EXPECT_EQ(0, WEXITSTATUS(_status));			\
 	} while (0)
 
-/* Set one group that differs; says which line it was that went wrong */
-#define EXPECT_SET(err, group)						\
-	do {								\
-		if (state_check(self->fd, group, &self->st) ||		\
-		    self->st.s.mask != (group))				\
-			return __LINE__ % 256 ? : 1;			\
-		if (state_set(self->fd, group, &self->st) != (err))	\
-			return __LINE__ % 256 ? : 1;			\
-		if ((err) && self->st.s.failed != (group))		\
-			return __LINE__ % 256 ? : 1;			\
-	} while (0)
+/* Set one group that differs */
+static void set_group(struct file *self, int err, uint64_t group, int line)
+{
+	struct tun_state *s = &self->st.s;
+
+	if (self->wrong)
+		return;
+	if (state_check(self->fd, group, &self->st) || s->mask != group ||
+	    state_set(self->fd, group, &self->st) != err ||
+	    (err && s->failed != group))
+		self->wrong = line;
+}
+
+#define EXPECT_SET(err, group) set_group(self, err, group, __LINE__)
 
 /* Each group, next to the ioctl that sets the same */
-static int set_each_group(FIXTURE_DATA(file) *self)
+static int set_each_group(struct file *self)
 {
 	struct tun_state *s = &self->st.s;
 	struct ifreq ifr = {};
@@ -164,18 +172,20 @@ static int set_each_group(FIXTURE_DATA(file) *self)
 	EXPECT_SET(0, TUN_STATE_OWNER);
 	s->device.flags ^= IFF_ONE_QUEUE;
 	EXPECT_SET(EPERM, TUN_STATE_FLAGS);
-	return 0;
+	if (self->wrong)
+		fprintf(stderr, "# line %d\n", self->wrong);
+	return !!self->wrong;
 }
 
 TEST_F(file, alone)
 {
-	ASSERT_EQ(0, ioctl(self->fd, TUNSETOWNER, 1));
-	self->st.s.owner.uid = 1;
+	ASSERT_EQ(0, ioctl(self->f.fd, TUNSETOWNER, 1));
+	self->f.st.s.owner.uid = 1;
 	IN_CHILD(set_each_group);
 }
 
 /* Everything can be read and compared, and put back as it was */
-static int restore_all(FIXTURE_DATA(file) *self)
+static int restore_all(struct file *self)
 {
 	struct state st;
 
@@ -191,14 +201,14 @@ static int restore_all(FIXTURE_DATA(file) *self)
 
 TEST_F(file, read_and_restore)
 {
-	ASSERT_EQ(0, ioctl(self->fd, TUNSETOWNER, 1));
-	ASSERT_EQ(0, ioctl(self->fd, TUNSETSTEERINGEBPF, &self->prog));
-	ASSERT_EQ(0, tun_attach_filter(self->fd, self->st.insns, 1));
+	ASSERT_EQ(0, ioctl(self->f.fd, TUNSETOWNER, 1));
+	ASSERT_EQ(0, ioctl(self->f.fd, TUNSETSTEERINGEBPF, &self->f.prog));
+	ASSERT_EQ(0, tun_attach_filter(self->f.fd, self->f.st.insns, 1));
 	IN_CHILD(restore_all);
 }
 
 /* The device is in a network namespace that the process is not in */
-static int in_other_netns(FIXTURE_DATA(file) *self)
+static int in_other_netns(struct file *self)
 {
 	struct stat here;
 	struct state st;
@@ -227,7 +237,7 @@ TEST_F(file, other_netns)
 }
 
 /* A user who has made a user namespace, and in it a device */
-static int in_own_userns(FIXTURE_DATA(file) *self)
+static int in_own_userns(struct file *self)
 {
 	char name[IFNAMSIZ] = "dev1";
 	struct state st;
@@ -281,12 +291,12 @@ static int in_own_userns(FIXTURE_DATA(file) *self)
 
 TEST_F(file, own_userns)
 {
-	ASSERT_EQ(0, ioctl(self->fd, TUNSETOWNER, 1));
+	ASSERT_EQ(0, ioctl(self->f.fd, TUNSETOWNER, 1));
 	IN_CHILD(in_own_userns);
 }
 
 /* The same owner, seen from inside of a user namespace and from outside */
-static int owner_in_map(FIXTURE_DATA(file) *self)
+static int owner_in_map(struct file *self)
 {
 	const char *map = "0 0 1\n1 100001 10\n";
 	int ready[2], mapped[2];
@@ -331,12 +341,12 @@ static int owner_in_map(FIXTURE_DATA(file) *self)
 
 TEST_F(file, mapped_owner)
 {
-	ASSERT_EQ(0, ioctl(self->fd, TUNSETOWNER, 100005));
-	ASSERT_EQ(0, ioctl(self->fd, TUNSETGROUP, 200005));
+	ASSERT_EQ(0, ioctl(self->f.fd, TUNSETOWNER, 100005));
+	ASSERT_EQ(0, ioctl(self->f.fd, TUNSETGROUP, 200005));
 	IN_CHILD(owner_in_map);
-	ASSERT_EQ(0, state_get(self->fd, TUN_STATE_OWNER, &self->st));
-	EXPECT_EQ(100006, self->st.s.owner.uid);
-	EXPECT_EQ(100007, self->st.s.owner.gid);
+	ASSERT_EQ(0, state_get(self->f.fd, TUN_STATE_OWNER, &self->f.st));
+	EXPECT_EQ(100006, self->f.st.s.owner.uid);
+	EXPECT_EQ(100007, self->f.st.s.owner.gid);
 }
 
 TEST_HARNESS_MAIN

@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 #include <arpa/inet.h>
 #include <linux/bpf.h>
@@ -133,6 +134,21 @@ static inline bool state_equal(const struct state *a, const struct state *b)
 	return true;
 }
 
+/* Entries of the flow table go by themselves after 3 s */
+static inline void state_drop_flows(struct state *st)
+{
+	st->s.flows.count = 0;
+	memset(st->flows, 0, sizeof(st->flows));
+}
+
+static inline uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
 /* Whether a device still has the state of a snapshot */
 static inline bool state_unchanged(int fd, const struct state *before)
 {
@@ -209,12 +225,9 @@ static inline int tun_set_queue(int fd, unsigned int flags)
 	return ioctl(fd, TUNSETQUEUE, &ifr);
 }
 
-/* Why the tests cannot run here, or NULL. Enters a new network namespace. */
-static inline const char *tun_state_enter(void)
+/* Why no tests of tun can run here, or NULL. Enters a new network namespace. */
+static inline const char *tun_enter(void)
 {
-	char name[IFNAMSIZ] = "probe";
-	struct tun_state s = {};
-	const char *why = NULL;
 	int fd;
 
 	if (unshare(CLONE_NEWNET))
@@ -226,6 +239,20 @@ static inline const char *tun_state_enter(void)
 	if (fd < 0)
 		return "cannot open /dev/net/tun";
 	close(fd);
+	return NULL;
+}
+
+/* The same, with the ioctls that most of them are about */
+static inline const char *tun_state_enter(void)
+{
+	char name[IFNAMSIZ] = "probe";
+	struct tun_state s = {};
+	const char *why;
+	int fd;
+
+	why = tun_enter();
+	if (why)
+		return why;
 	fd = tun_queue(name, IFF_TAP | IFF_NO_PI);
 	if (fd < 0)
 		return "cannot make a TAP device";
@@ -275,6 +302,7 @@ struct link_info {
 	unsigned int mtu;
 	unsigned int type;
 	bool carrier;
+	bool running;
 	unsigned char addr[32];
 	int addr_len;
 	/* IFLA_TUN_* */
@@ -389,6 +417,7 @@ static inline int netdev_info(const char *name, struct link_info *li)
 	ifi = NLMSG_DATA(nh);
 	li->ifindex = ifi->ifi_index;
 	li->type = ifi->ifi_type;
+	li->running = ifi->ifi_flags & IFF_RUNNING;
 	len = nh->nlmsg_len - NLMSG_LENGTH(sizeof(*ifi));
 	for (rta = IFLA_RTA(ifi); RTA_OK(rta, len); rta = RTA_NEXT(rta, len)) {
 		switch (rta->rta_type & NLA_TYPE_MASK) {
@@ -411,6 +440,22 @@ static inline int netdev_info(const char *name, struct link_info *li)
 		}
 	}
 	return 0;
+}
+
+/* Whether the network sees the carrier go or come, which takes it a while. Until
+ * then packets are dropped or not as before.
+ */
+static inline bool netdev_running(const char *name, bool running)
+{
+	struct link_info li;
+	int i;
+
+	for (i = 0; i < 200; i++) {
+		if (!netdev_info(name, &li) && li.running == running)
+			return true;
+		usleep(50000);
+	}
+	return false;
 }
 
 /* Returns 0 or an error */
@@ -438,6 +483,23 @@ static inline int netdev_delete(const char *name)
 		.ifi.ifi_index = netdev_index(name),
 	};
 
+	return rtnl_ack(&req);
+}
+
+/* To another network namespace */
+static inline int netdev_move(const char *name, int netns)
+{
+	struct link_req req = {
+		.nh.nlmsg_len = NLMSG_LENGTH(sizeof(req.ifi)),
+		.nh.nlmsg_type = RTM_SETLINK,
+		.ifi.ifi_index = netdev_index(name),
+	};
+	struct rtattr *fd = (void *)req.data;
+
+	fd->rta_type = IFLA_NET_NS_FD;
+	fd->rta_len = RTA_LENGTH(sizeof(netns));
+	memcpy(RTA_DATA(fd), &netns, sizeof(netns));
+	req.nh.nlmsg_len += RTA_SPACE(sizeof(netns));
 	return rtnl_ack(&req);
 }
 
@@ -553,6 +615,48 @@ static inline int send_packets(const char *name, int n)
 		sent++;
 	close(fd);
 	return sent;
+}
+
+/* A socket for the packets of a device: what is sent goes to its reader, what
+ * is received is what has been written to it.
+ */
+static inline int packet_socket(const char *name)
+{
+	struct sockaddr_ll sll = {
+		.sll_family = AF_PACKET,
+		.sll_protocol = htons(ETH_P_ALL),
+		.sll_ifindex = netdev_index(name),
+	};
+	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, 0);
+	int one = 1;
+
+	if (fd < 0)
+		return -1;
+	if (setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &one,
+		       sizeof(one)) ||
+	    bind(fd, (void *)&sll, sizeof(sll))) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+#define FRAME_SIZE 64
+#define FRAME_MARK 20
+
+/* A packet that nobody but the test cares for, and that it knows by a mark. For
+ * a TUN it looks like IPv4.
+ */
+static inline void frame_make(unsigned char *frame, bool tap,
+			      unsigned char mark)
+{
+	memset(frame, 0, FRAME_SIZE);
+	frame[0] = tap ? 0x02 : 0x45;
+	if (tap) {
+		frame[12] = 0x88;
+		frame[13] = 0xb5;
+	}
+	frame[FRAME_MARK] = mark;
 }
 
 #endif /* TUN_STATE_UTIL_H */

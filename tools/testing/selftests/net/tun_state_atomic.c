@@ -1,0 +1,1166 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * TUNSETSTATE is all or nothing: each way in which a group can fail, in the
+ * middle of a valid change to all others, leaves everything as it was. And
+ * what the ioctls write to user space is what they say, and nothing else.
+ */
+#include <sys/wait.h>
+
+#include "../kselftest_harness.h"
+#include "tun_state_util.h"
+
+#define HEADER offsetof(struct tun_state, identity)
+#define ATTACHED TUN_STATE_QUEUE_ATTACHED
+#define HAS_FILTER TUN_STATE_QUEUE_SOCKFILTER
+
+/* Only for where its members are */
+static const struct tun_state t;
+
+/* Values that more than a field is needed for, and devices that must be
+ * prepared for a failure
+ */
+enum how {
+	FIELD,			/* @value, or inverted bits */
+	NO_ADMIN,		/* the same without CAP_NET_ADMIN */
+	OTHERS_DEVICE,		/* the same, on another user's device */
+	USER_NAMESPACE,		/* the same, in a user namespace */
+	NO_QUEUE,		/* the same, all queues detached, no carrier */
+	NAPI_FRAGS,		/* without IFF_NAPI */
+	NAPI_FRAGS_NO_ADMIN,	/* with it, without CAP_NET_ADMIN */
+	TXFILTER,		/* a valid one */
+	ADDR_UNUSED,		/* behind the last one in use */
+	HASH_WITHOUT_FILTER,
+	INSNS_BAD_CODE,
+	INSNS_NO_RETURN,
+	INSNS_JUMP_OUT,
+	INSNS_LARGE,		/* for net.core.optmem_max */
+	INSNS_UNMAPPED,		/* from an instruction on */
+	INSNS_NONE,		/* but the queue says that it has the program */
+	PROG_BAD_FD,
+	PROG_FILE,		/* that is not a program */
+	PROG_TYPE,		/* of a program that is not for this */
+	PROG_STRANGER,		/* by its id, never reported on this file */
+	PROG_WRONG_TAG,		/* and the id of the one that is attached */
+	PROG_WRONG_TYPE,
+	FLOW_TWICE,
+	FLOW_QUEUE,		/* that no device has */
+	FLOW_RESERVED,
+	FLOWS_UNMAPPED,
+	QUEUE_BEYOND,		/* one more than there are */
+	QUEUE_FILTER_OF_NONE,	/* has the program that the device will not */
+	QUEUE_DETACH_SINGLE,
+};
+
+/* What a failure needs */
+#define TAP_ONLY	0x1
+#define TUN_ONLY	0x2
+#define MULTI_ONLY	0x4
+#define SINGLE_ONLY	0x8
+#define NO_BIG_ENDIAN	0x10
+/* TUN_STATE_F_CHECK refuses it as well, and does not just find it different */
+#define ANYWHERE	0x20
+
+struct failure {
+	const char *what;
+	uint64_t group;
+	const void *field;	/* in the template */
+	size_t size;
+	uint64_t value;
+	bool xor;
+	enum how how;
+	int err;
+	unsigned int needs;
+};
+
+#define AT(_group, member)						\
+	.group = TUN_STATE_##_group, .field = &(member), .size = sizeof(member)
+#define SET(_group, member, _value)					\
+	{ .what = #member, AT(_group, member), .value = (_value),	\
+	  .err = EINVAL, .needs = ANYWHERE }
+#define FLIP(_err, _group, member, _value)				\
+	{ .what = #member, AT(_group, member), .value = (_value),	\
+	  .xor = true, .err = (_err) }
+#define HOW(_err, _group, _how, _needs)					\
+	{ .what = #_how, .group = TUN_STATE_##_group, .how = (_how),	\
+	  .err = (_err), .needs = (_needs) }
+#define HOW_AT(_err, _group, _how, _needs, member, _value)		\
+	{ .what = #_how, AT(_group, member), .value = (_value),		\
+	  .xor = true, .how = (_how), .err = (_err), .needs = (_needs) }
+
+static const struct failure failures[] = {
+	FLIP(EXDEV, IDENTITY, t.identity.netns, 1),
+	FLIP(EXDEV, IDENTITY, t.identity.ifindex, 1),
+	FLIP(EXDEV, IDENTITY, t.identity.mtu, 1),
+	FLIP(EXDEV, IDENTITY, t.identity.type, 1),
+	FLIP(EXDEV, IDENTITY, t.identity.addr_len, 1),
+	FLIP(EXDEV, IDENTITY, t.identity.name[0], 1),
+	FLIP(EXDEV, IDENTITY, t.identity.addr[31], 1),
+	SET(IDENTITY, t.identity.reserved[4], 1),
+
+	SET(FLAGS, t.device.reserved, 1),
+	SET(FLAGS, t.device.flags, IFF_NO_CARRIER),
+	SET(FLAGS, t.device.flags, 0x80000000),
+	FLIP(EINVAL, FLAGS, t.device.flags, IFF_TUN | IFF_TAP),
+	FLIP(EINVAL, FLAGS, t.device.flags, IFF_MULTI_QUEUE),
+	HOW(EINVAL, FLAGS, NAPI_FRAGS, 0),
+	HOW(EPERM, FLAGS, NAPI_FRAGS_NO_ADMIN, 0),
+	HOW_AT(EPERM, FLAGS, OTHERS_DEVICE, 0, t.device.flags, IFF_NO_PI),
+
+	HOW_AT(EINVAL, OWNER, USER_NAMESPACE, 0, t.owner.uid, 4242),
+	HOW_AT(EINVAL, OWNER, USER_NAMESPACE, 0, t.owner.gid, 4242),
+
+	SET(VNET, t.vnet.hdr_size, 0),
+	SET(VNET, t.vnet.hdr_size, 9),
+	SET(VNET, t.vnet.hdr_size, 0x80000000),
+	SET(VNET, t.vnet.flags, 4),
+	HOW_AT(EINVAL, VNET, FIELD, ANYWHERE | NO_BIG_ENDIAN, t.vnet.flags,
+	       TUN_STATE_VNET_BE),
+
+	SET(OFFLOAD, t.offload.enabled, 0x40000000),
+	SET(OFFLOAD, t.offload.enabled, TUN_F_TSO4),
+	SET(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_TSO_ECN),
+	SET(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_USO4),
+
+	SET(SNDBUF, t.sndbuf.device, 0),
+	SET(SNDBUF, t.sndbuf.device, -1),
+	SET(SNDBUF, t.sndbuf.queue, 0),
+	SET(SNDBUF, t.sndbuf.queue, 0x80000000),
+
+	SET(LINK, t.link.carrier, 2),
+	SET(LINK, t.link.rx_batched, 65),
+	SET(LINK, t.link.reserved, 1),
+	HOW_AT(EPERM, LINK, NO_ADMIN, 0, t.link.rx_batched, 0x10),
+	HOW_AT(EPERM, LINK, NO_QUEUE, MULTI_ONLY, t.link.carrier, 1),
+
+	SET(TXFILTER, t.txfilter.reserved, 1),
+	SET(TXFILTER, t.txfilter.count, 9),
+	HOW(EINVAL, TXFILTER, ADDR_UNUSED, ANYWHERE),
+	HOW(EINVAL, TXFILTER, HASH_WITHOUT_FILTER, ANYWHERE),
+	HOW(EINVAL, TXFILTER, TXFILTER, TUN_ONLY),
+
+	SET(SOCKFILTER, t.sockfilter.reserved, 1),
+	SET(SOCKFILTER, t.sockfilter.count, BPF_MAXINSNS + 1),
+	SET(SOCKFILTER, t.sockfilter.count, 0xffffffff),
+	HOW(EINVAL, SOCKFILTER, INSNS_BAD_CODE, ANYWHERE),
+	HOW(EINVAL, SOCKFILTER, INSNS_NO_RETURN, ANYWHERE),
+	HOW(EINVAL, SOCKFILTER, INSNS_JUMP_OUT, ANYWHERE),
+	HOW(EFAULT, SOCKFILTER, INSNS_UNMAPPED, ANYWHERE),
+	HOW(ENOMEM, SOCKFILTER, INSNS_LARGE, TAP_ONLY),
+	HOW(EINVAL, SOCKFILTER, INSNS_LARGE, TUN_ONLY),
+	HOW(EINVAL, SOCKFILTER, INSNS_NONE, TAP_ONLY),
+
+	SET(STEERING, t.steering.action, 3),
+	SET(STEERING, t.steering.action, 0xffffffff),
+	/* With a file that is not asked for */
+	SET(STEERING, t.steering.action, TUN_STATE_PROG_KEEP),
+	HOW(EBADF, STEERING, PROG_BAD_FD, ANYWHERE),
+	HOW(EINVAL, STEERING, PROG_FILE, ANYWHERE),
+	HOW(EINVAL, STEERING, PROG_TYPE, ANYWHERE),
+	HOW(EBADF, STEERING, PROG_STRANGER, 0),
+	HOW(EBADF, STEERING, PROG_WRONG_TAG, 0),
+	HOW(EBADF, STEERING, PROG_WRONG_TYPE, 0),
+
+	SET(FILTER, t.filter.action, 3),
+	SET(FILTER, t.filter.action, 0xffffffff),
+	/* With a file that is not asked for */
+	SET(FILTER, t.filter.action, TUN_STATE_PROG_KEEP),
+	HOW(EBADF, FILTER, PROG_BAD_FD, ANYWHERE),
+	HOW(EINVAL, FILTER, PROG_FILE, ANYWHERE),
+	HOW(EINVAL, FILTER, PROG_TYPE, ANYWHERE),
+	HOW(EBADF, FILTER, PROG_STRANGER, 0),
+	HOW(EBADF, FILTER, PROG_WRONG_TAG, 0),
+	HOW(EBADF, FILTER, PROG_WRONG_TYPE, 0),
+
+	SET(FLOWS, t.flows.entry_size, 0),
+	SET(FLOWS, t.flows.entry_size, sizeof(struct tun_state_flow) + 8),
+	SET(FLOWS, t.flows.count, 4097),
+	HOW(EINVAL, FLOWS, FLOW_TWICE, ANYWHERE),
+	HOW(EINVAL, FLOWS, FLOW_QUEUE, ANYWHERE),
+	HOW(EINVAL, FLOWS, FLOW_RESERVED, ANYWHERE),
+	HOW(EFAULT, FLOWS, FLOWS_UNMAPPED, ANYWHERE),
+
+	SET(QUEUE, t.queue.reserved, 1),
+	SET(QUEUE, t.queue.flags, 0x20),
+	FLIP(EINVAL, QUEUE, t.queue.flags, TUN_STATE_QUEUE_NAPI),
+	FLIP(EINVAL, QUEUE, t.queue.flags, TUN_STATE_QUEUE_NAPI_FRAGS),
+	FLIP(EINVAL, QUEUE, t.queue.index, 0x10000),
+	HOW(EINVAL, QUEUE, QUEUE_BEYOND, 0),
+	HOW(EINVAL, QUEUE, QUEUE_FILTER_OF_NONE, 0),
+	HOW(EINVAL, QUEUE, QUEUE_DETACH_SINGLE, SINGLE_ONLY),
+};
+
+#define NR_FDS 4
+
+/* Everything of a device, as seen through each of its queues */
+struct snapshot {
+	struct state of[NR_FDS];
+};
+
+FIXTURE(dev)
+{
+	char name[IFNAMSIZ];
+	int n, fd[NR_FDS];
+	int me;			/* the queue that all is set through */
+	int prog[2], xdp, stranger;
+	uint32_t stranger_id;
+	unsigned int round;
+	/* Of the flow table's last change. What is there already would not
+	 * become younger when it is set again, so each is another one.
+	 */
+	uint64_t time;
+	unsigned int flows;
+	char *edge;		/* of what is mapped */
+	struct snapshot before;
+};
+
+FIXTURE_VARIANT(dev)
+{
+	unsigned int flags;
+};
+
+FIXTURE_VARIANT_ADD(dev, tap)
+{
+	.flags = IFF_TAP,
+};
+
+FIXTURE_VARIANT_ADD(dev, tun)
+{
+	.flags = IFF_TUN,
+};
+
+FIXTURE_VARIANT_ADD(dev, tap_multi_queue)
+{
+	.flags = IFF_TAP | IFF_MULTI_QUEUE,
+};
+
+FIXTURE_VARIANT_ADD(dev, tun_multi_queue)
+{
+	.flags = IFF_TUN | IFF_MULTI_QUEUE,
+};
+
+static bool is_tap(const struct _test_data_dev *d)
+{
+	return d->before.of[0].s.device.flags & IFF_TAP;
+}
+
+static int take_snapshot(const struct _test_data_dev *d, struct snapshot *snap)
+{
+	int i, err;
+
+	for (i = 0; i < d->n; i++) {
+		err = state_snapshot(d->fd[i], &snap->of[i]);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static bool unchanged(const struct _test_data_dev *d, struct snapshot *before)
+{
+	struct snapshot now;
+	int i;
+
+	if (take_snapshot(d, &now))
+		return false;
+	for (i = 0; i < d->n; i++) {
+		/* Entries go by themselves after 3 s */
+		if (now_ms() - d->time > 2000) {
+			state_drop_flows(&before->of[i]);
+			state_drop_flows(&now.of[i]);
+		}
+		if (!state_equal(&before->of[i], &now.of[i]))
+			return false;
+	}
+	return true;
+}
+
+/* Two valid states: from one to the other everything changes */
+static void valid_state(const struct _test_data_dev *d, unsigned int round, struct state *st)
+{
+	const struct state *now = &d->before.of[d->me];
+	const uint32_t flip = IFF_NO_PI | IFF_VNET_HDR | IFF_ONE_QUEUE;
+	struct tun_state *s = &st->s;
+	unsigned int k = round & 1, i;
+
+	*st = *now;
+	state_point(st);
+	s->device.flags &= ~(flip | IFF_NAPI | IFF_PERSIST);
+	s->device.flags |= k ? flip : IFF_NAPI | IFF_PERSIST;
+	/* Never another user's */
+	s->owner.uid = k ? 0 : -1;
+	s->owner.gid = k ? -1 : 0;
+	s->vnet.hdr_size = k ? 12 : 20;
+	s->vnet.flags = k ? 0 : TUN_STATE_VNET_LE;
+	s->offload.enabled = TUN_F_CSUM | (k ? TUN_F_TSO4 : TUN_F_TSO6);
+	s->sndbuf.device = 100000 + k;
+	s->sndbuf.queue = 200000 + k;
+	s->link.carrier = k;
+	s->link.msg_enable = 0x1000 << k;
+	s->link.rx_batched = 20 + k;
+	s->steering.action = TUN_STATE_PROG_FD;
+	s->steering.fd = d->prog[k];
+	s->filter.action = TUN_STATE_PROG_FD;
+	s->filter.fd = d->prog[!k];
+	s->flows.count = 3 + k;
+	for (i = 0; i < s->flows.count; i++)
+		st->flows[i] = (struct tun_state_flow){
+			.rxhash = d->flows + i, .queue_index = i + k,
+		};
+	if (is_tap(d)) {
+		memset(&s->txfilter, 0, sizeof(s->txfilter));
+		s->txfilter.count = 2 + k;
+		s->txfilter.hash = 1ULL << (32 + k);
+		memset(s->txfilter.addr, 0x50 + k, s->txfilter.count * 6);
+		s->sockfilter.count = 2 + k;
+		for (i = 0; i < s->sockfilter.count; i++)
+			st->insns[i] = (struct sock_filter){
+				BPF_RET | BPF_K, 0, 0, 0xffff - k
+			};
+		s->queue.flags ^= HAS_FILTER;
+	}
+	/* The other kind, or another place of the same: there are four queues,
+	 * one of each kind is not this one
+	 */
+	if (s->device.flags & IFF_MULTI_QUEUE) {
+		s->queue.flags ^= ATTACHED;
+		s->queue.index = k;
+	}
+}
+
+static uint64_t settable(void)
+{
+	return ALL_GROUPS & ~GET_ONLY;
+}
+
+static int set_valid(struct _test_data_dev *d, unsigned int round, uint64_t mask)
+{
+	struct state st;
+
+	d->flows++;
+	valid_state(d, round, &st);
+	d->time = now_ms();
+	return state_set(d->fd[d->me], mask, &st);
+}
+
+FIXTURE_SETUP(dev)
+{
+	const char *why = tun_state_enter();
+	struct bpf_prog_info info;
+	long page = sysconf(_SC_PAGESIZE);
+	char *map;
+	int i;
+
+	if (why)
+		SKIP(return, "%s", why);
+	memcpy(self->name, "dev0", 5);
+	self->n = variant->flags & IFF_MULTI_QUEUE ? NR_FDS : 1;
+	for (i = 0; i < self->n; i++) {
+		self->fd[i] = tun_queue(self->name, variant->flags |
+					(i & 1 ? IFF_NAPI : 0));
+		ASSERT_GE(self->fd[i], 0);
+	}
+	self->me = self->n > 1;
+	if (self->n > 1)
+		ASSERT_EQ(0, tun_set_queue(self->fd[3], IFF_DETACH_QUEUE));
+	for (i = 0; i < 2; i++) {
+		self->prog[i] = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 64 + i);
+		ASSERT_GE(self->prog[i], 0);
+	}
+	self->stranger = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 66);
+	ASSERT_EQ(0, prog_info(self->stranger, &info));
+	self->stranger_id = info.id;
+	self->xdp = prog_load(BPF_PROG_TYPE_XDP, XDP_PASS);
+	ASSERT_GE(self->xdp, 0);
+
+	map = mmap(NULL, 32 * page, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	self->edge = map + 16 * page;
+	munmap(self->edge, 16 * page);
+
+	ASSERT_EQ(0, take_snapshot(self, &self->before));
+	ASSERT_EQ(0, set_valid(self, 1, settable()));
+}
+
+FIXTURE_TEARDOWN(dev)
+{
+	int i;
+
+	for (i = 0; i < self->n; i++)
+		close(self->fd[i]);
+	netdev_delete(self->name);
+}
+
+static void put(struct state *st, const struct failure *f)
+{
+	size_t offset = (const char *)f->field - (const char *)&t;
+	char *field = (char *)&st->s + offset;
+	uint64_t value = 0;
+
+	/* Little endian, as the lab */
+	memcpy(&value, field, f->size);
+	value = f->xor ? value ^ f->value : f->value;
+	memcpy(field, &value, f->size);
+}
+
+static struct sock_filter *large_program(const struct _test_data_dev *d)
+{
+	struct sock_filter *insns = (void *)d->edge;
+	unsigned int i;
+
+	insns -= BPF_MAXINSNS;
+	for (i = 0; i < BPF_MAXINSNS; i++)
+		insns[i] = (struct sock_filter){
+			BPF_LD | BPF_W | BPF_ABS, 0, 0, 0
+		};
+	insns[i - 1] = (struct sock_filter){ BPF_RET | BPF_K };
+	return insns;
+}
+
+/* Make one group of a valid state fail */
+static void spoil(const struct _test_data_dev *d, struct state *st, const struct failure *f)
+{
+	const struct tun_state *now = &d->before.of[d->me].s;
+	struct tun_state *s = &st->s;
+	struct tun_state_prog *prog = f->group == TUN_STATE_STEERING ?
+				      &s->steering : &s->filter;
+	const struct tun_state_prog *attached = prog == &s->steering ?
+						&now->steering : &now->filter;
+
+	if (f->field)
+		put(st, f);
+	switch (f->how) {
+	case NAPI_FRAGS:
+		s->device.flags |= IFF_NAPI_FRAGS;
+		s->device.flags &= ~IFF_NAPI;
+		break;
+	case NAPI_FRAGS_NO_ADMIN:
+		s->device.flags |= IFF_NAPI_FRAGS | IFF_NAPI;
+		break;
+	case TXFILTER:
+		s->txfilter.count = 1;
+		break;
+	case ADDR_UNUSED:
+		s->txfilter.addr[s->txfilter.count][0] = 1;
+		break;
+	case HASH_WITHOUT_FILTER:
+		memset(&s->txfilter, 0, sizeof(s->txfilter));
+		s->txfilter.hash = 1ULL << 63;
+		break;
+	case INSNS_BAD_CODE:
+		s->sockfilter.count = 2;
+		st->insns[0] = (struct sock_filter){ 0xffff };
+		st->insns[1] = (struct sock_filter){ BPF_RET | BPF_K };
+		break;
+	case INSNS_NO_RETURN:
+		s->sockfilter.count = 1;
+		st->insns[0] = (struct sock_filter){ BPF_LD | BPF_IMM };
+		break;
+	case INSNS_JUMP_OUT:
+		s->sockfilter.count = 2;
+		st->insns[0] = (struct sock_filter){
+			BPF_JMP | BPF_JA, 0, 0, 1
+		};
+		st->insns[1] = (struct sock_filter){ BPF_RET | BPF_K };
+		break;
+	case INSNS_LARGE:
+		s->sockfilter.insns = (uintptr_t)large_program(d);
+		s->sockfilter.count = BPF_MAXINSNS;
+		break;
+	case INSNS_UNMAPPED:
+		s->sockfilter.insns = (uintptr_t)(large_program(d) + 1);
+		s->sockfilter.count = BPF_MAXINSNS;
+		break;
+	case INSNS_NONE:
+		s->sockfilter.count = 0;
+		s->queue.flags |= HAS_FILTER;
+		break;
+	case PROG_BAD_FD:
+		prog->fd = -1;
+		break;
+	case PROG_FILE:
+		prog->fd = d->fd[0];
+		break;
+	case PROG_TYPE:
+		prog->fd = d->xdp;
+		break;
+	case PROG_STRANGER:
+		*prog = *attached;
+		prog->id = d->stranger_id;
+		break;
+	case PROG_WRONG_TAG:
+		*prog = *attached;
+		prog->tag[7]++;
+		break;
+	case PROG_WRONG_TYPE:
+		*prog = *attached;
+		prog->type++;
+		break;
+	case FLOW_TWICE:
+		st->flows[2].rxhash = st->flows[0].rxhash;
+		break;
+	case FLOW_QUEUE:
+		st->flows[1].queue_index = 256;
+		break;
+	case FLOW_RESERVED:
+		st->flows[2].reserved = 1;
+		break;
+	case FLOWS_UNMAPPED:
+		memset(d->edge - 16, 0, 16);
+		s->flows.flows = (uintptr_t)d->edge - 16;
+		break;
+	case QUEUE_BEYOND:
+		s->queue.index = 1;
+		if (d->n == 1)
+			break;
+		s->queue.index += s->queue.flags & ATTACHED ?
+				  now->queues.attached : now->queues.detached;
+		/* It is one of them itself, unless it comes from the others */
+		s->queue.index -= !((s->queue.flags ^ now->queue.flags) &
+				    ATTACHED);
+		break;
+	case QUEUE_FILTER_OF_NONE:
+		s->sockfilter.count = 0;
+		s->queue.flags |= HAS_FILTER;
+		break;
+	case QUEUE_DETACH_SINGLE:
+		s->queue.flags &= ~ATTACHED;
+		break;
+	default:
+		break;
+	}
+}
+
+/* What changes along with the one that fails must be within the rights that
+ * are left.
+ */
+static void adapt(const struct _test_data_dev *d, struct state *st,
+		  const struct failure *f)
+{
+	const struct tun_state *now = &d->before.of[d->me].s;
+
+	switch (f->how) {
+	case NO_ADMIN:
+	case OTHERS_DEVICE:
+	case USER_NAMESPACE:
+	case NAPI_FRAGS_NO_ADMIN:
+		st->s.link.rx_batched = now->link.rx_batched;
+		if (f->how != OTHERS_DEVICE)
+			break;
+		st->s.device.flags = now->device.flags ^ IFF_PERSIST;
+		st->s.owner.uid = 4712;
+		break;
+	case NO_QUEUE:
+		/* From one place to another */
+		st->s.link.carrier = now->link.carrier;
+		st->s.queue.flags &= ~ATTACHED;
+		st->s.queue.index = !now->queue.index;
+		break;
+	case QUEUE_DETACH_SINGLE:
+		/* Would be the first to fail without a queue */
+		st->s.link.carrier = now->link.carrier;
+		break;
+	default:
+		break;
+	}
+}
+
+static bool applies(const struct _test_data_dev *d, const struct failure *f)
+{
+	int value;
+
+	if (f->needs & TAP_ONLY && !is_tap(d))
+		return false;
+	if (f->needs & TUN_ONLY && is_tap(d))
+		return false;
+	if (f->needs & MULTI_ONLY && d->n == 1)
+		return false;
+	if (f->needs & SINGLE_ONLY && d->n > 1)
+		return false;
+	/* What a TUN without the flag is refused for is being a TUN */
+	if (f->how == NAPI_FRAGS_NO_ADMIN && !is_tap(d))
+		return false;
+	if (f->needs & NO_BIG_ENDIAN && !ioctl(d->fd[0], TUNGETVNETBE, &value))
+		return false;
+	return true;
+}
+
+/* Before the failure, with all rights */
+static bool prepare(struct _test_data_dev *d, const struct failure *f)
+{
+	unsigned int carrier = 0;
+	int i;
+
+	switch (f->how) {
+	case OTHERS_DEVICE:
+		return !ioctl(d->fd[0], TUNSETOWNER, 4711);
+	case NO_QUEUE:
+		/* Which takes a queue */
+		tun_set_queue(d->fd[0], IFF_ATTACH_QUEUE);
+		if (ioctl(d->fd[0], TUNSETCARRIER, &carrier))
+			return false;
+		for (i = 0; i < d->n; i++)
+			tun_set_queue(d->fd[i], IFF_DETACH_QUEUE);
+		return true;
+	case QUEUE_FILTER_OF_NONE:
+		/* It is this group that fails, and not the other one */
+		if (is_tap(d))
+			return !ioctl(d->fd[0], TUNDETACHFILTER, NULL);
+		return true;
+	default:
+		return true;
+	}
+}
+
+static bool drop_rights(const struct failure *f)
+{
+	switch (f->how) {
+	case NO_ADMIN:
+	case OTHERS_DEVICE:
+	case NAPI_FRAGS_NO_ADMIN:
+		return !net_admin(false);
+	case USER_NAMESPACE:
+		if (unshare(CLONE_NEWUSER))
+			return false;
+		write_file("/proc/self/setgroups", "deny");
+		write_file("/proc/self/uid_map", "0 0 1");
+		write_file("/proc/self/gid_map", "0 0 1");
+		return !getuid();
+	default:
+		return true;
+	}
+}
+
+static int expect_error(const struct _test_data_dev *d, const struct failure *f,
+			struct state *st, uint64_t mask, uint32_t flags,
+			int want)
+{
+	int err = state_set_flags(d->fd[d->me], mask, st, flags);
+
+	if (err != want) {
+		fprintf(stderr, "# errno %d, not %d\n", err, want);
+		return 1;
+	}
+	if (err && (st->s.failed != f->group || st->s.mask != mask ||
+		    st->s.flags != flags ||
+		    st->s.supported != d->before.of[0].s.supported)) {
+		fprintf(stderr, "# failed %#llx mask %#llx\n",
+			(long long)st->s.failed, (long long)st->s.mask);
+		return 1;
+	}
+	return 0;
+}
+
+/* Returns the number of the step that went wrong, or 0. What it leaves is a
+ * valid state, without the group that failed.
+ */
+static int fail_one(struct _test_data_dev *d, const struct failure *f)
+{
+	uint64_t mask = settable();
+	struct state st, now;
+
+	if (!drop_rights(f) || take_snapshot(d, &d->before))
+		return 1;
+	valid_state(d, d->round, &st);
+	adapt(d, &st, f);
+	spoil(d, &st, f);
+
+	if (expect_error(d, f, &st, mask, 0, f->err))
+		return 2;
+	if (!unchanged(d, &d->before))
+		return 3;
+	if (f->needs & ANYWHERE) {
+		if (expect_error(d, f, &st, mask, TUN_STATE_F_CHECK, f->err))
+			return 4;
+	} else {
+		if (expect_error(d, f, &st, mask, TUN_STATE_F_CHECK, 0) ||
+		    !(st.s.mask & f->group))
+			return 5;
+	}
+	if (!unchanged(d, &d->before))
+		return 6;
+
+	/* It was this group only */
+	mask &= ~f->group;
+	d->time = now_ms();
+	if (expect_error(d, f, &st, mask, 0, 0))
+		return 7;
+	if (state_snapshot(d->fd[d->me], &now) ||
+	    !memcmp(&now.s.identity, &d->before.of[d->me].s.identity,
+		    sizeof(now.s) - HEADER))
+		return 8;
+	if (state_check(d->fd[d->me], mask, &st))
+		return 9;
+	if (now_ms() - d->time > 2000)
+		st.s.mask &= ~TUN_STATE_FLOWS;
+	return st.s.mask ? 10 : 0;
+}
+
+/* In a process of its own, as rights are lost that cannot be taken back */
+static int fail_one_in_child(struct _test_data_dev *d, const struct failure *f)
+{
+	int status;
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	if (!pid)
+		_exit(fail_one(d, f));
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return 100;
+	return WEXITSTATUS(status);
+}
+
+/* Twice each, as each success makes of an attached queue a detached one */
+TEST_F_TIMEOUT(dev, all_or_nothing, 300)
+{
+	unsigned int i, twice, done = 0, kinds = 0;
+	uint64_t groups = 0;
+	int step;
+
+	for (i = 0; i < ARRAY_SIZE(failures); i++) {
+		const struct failure *f = &failures[i];
+
+		if (!applies(self, f))
+			continue;
+		for (twice = 0; twice < 2; twice++) {
+			ASSERT_EQ(0, take_snapshot(self, &self->before));
+			kinds |= 1 << !!(self->before.of[self->me].s.queue.flags
+					 & ATTACHED);
+			/* Whatever was left out before */
+			ASSERT_EQ(0, set_valid(self, self->round, settable() &
+					       ~TUN_STATE_QUEUE));
+			self->round++;
+			ASSERT_TRUE(prepare(self, f));
+
+			step = fail_one_in_child(self, f);
+			ASSERT_EQ(0, step) {
+				TH_LOG("step %d of %s (%#llx), group %#llx",
+				       step, f->what, (long long)f->value,
+				       (long long)f->group);
+			}
+			done++;
+			/* The next one begins with a carrier that can be had */
+			if (f->how == NO_QUEUE)
+				ASSERT_EQ(0, tun_set_queue(self->fd[0],
+							   IFF_ATTACH_QUEUE));
+		}
+		groups |= f->group;
+	}
+	EXPECT_EQ(settable(), groups);
+	EXPECT_EQ(self->n > 1 ? 3 : 2, kinds);
+	EXPECT_LT(100, done);
+}
+
+/* With a queue detached a device can be full, and the queue comes back still.
+ * The one limit of tun_attach() that is left for it is IFF_MULTI_QUEUE, which
+ * is fixed, and without which no queue is detached.
+ */
+TEST_F_TIMEOUT(dev, attach_when_full, 120)
+{
+	int fd[256 - NR_FDS], i;
+	struct state st;
+
+	if (!(variant->flags & IFF_MULTI_QUEUE))
+		return;
+	for (i = 0; i < 256 - NR_FDS; i++) {
+		fd[i] = tun_queue(self->name, variant->flags);
+		ASSERT_GE(fd[i], 0);
+	}
+	EXPECT_EQ(-1, tun_queue(self->name, variant->flags));
+	EXPECT_EQ(E2BIG, errno);
+
+	ASSERT_EQ(0, state_get(self->fd[3], TUN_STATE_QUEUE, &st));
+	ASSERT_EQ(0, st.s.queue.flags & ATTACHED);
+	st.s.queue.flags |= ATTACHED;
+	st.s.queue.index = 3;
+	ASSERT_EQ(0, state_set(self->fd[3], TUN_STATE_QUEUE, &st));
+	ASSERT_EQ(0, state_get(self->fd[3], TUN_STATE_QUEUE, &st));
+	EXPECT_EQ(3, st.s.queue.index);
+	EXPECT_EQ(ATTACHED, st.s.queue.flags & ATTACHED);
+	for (i = 0; i < 256 - NR_FDS; i++)
+		close(fd[i]);
+}
+
+/* What is written, and where */
+
+#define SLACK 4
+
+/* The same argument each time, its user buffers and what is behind all of them
+ * filled with a byte
+ */
+struct call {
+	struct tun_state s;
+	unsigned char behind[256];
+	struct sock_filter insns[4 + SLACK];
+	struct tun_state_flow flows[4 + SLACK];
+	struct tun_state_queue queues[NR_FDS + SLACK];
+};
+
+static void call_init(struct call *c, int byte, uint64_t mask)
+{
+	memset(c, byte, sizeof(*c));
+	memset(c, 0, HEADER);
+	c->s.mask = mask;
+	c->s.sockfilter.insns = (uintptr_t)c->insns;
+	c->s.sockfilter.count = ARRAY_SIZE(c->insns);
+	c->s.flows.flows = (uintptr_t)c->flows;
+	c->s.flows.count = ARRAY_SIZE(c->flows);
+	c->s.flows.entry_size = sizeof(c->flows[0]);
+	c->s.queues.queues = (uintptr_t)c->queues;
+	c->s.queues.count = ARRAY_SIZE(c->queues);
+	c->s.queues.entry_size = sizeof(c->queues[0]);
+}
+
+/* The groups that lie within a size */
+static uint64_t groups_within(size_t size)
+{
+	static const size_t ends[] = {
+		offsetof(struct tun_state, device),
+		offsetof(struct tun_state, owner),
+		offsetof(struct tun_state, vnet),
+		offsetof(struct tun_state, offload),
+		offsetof(struct tun_state, sndbuf),
+		offsetof(struct tun_state, link),
+		offsetof(struct tun_state, txfilter),
+		offsetof(struct tun_state, sockfilter),
+		offsetof(struct tun_state, steering),
+		offsetof(struct tun_state, filter),
+		offsetof(struct tun_state, xdp),
+		offsetof(struct tun_state, flows),
+		offsetof(struct tun_state, queue),
+		offsetof(struct tun_state, queues),
+		sizeof(struct tun_state),
+	};
+	uint64_t mask = 0;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(ends); i++)
+		if (ends[i] <= size)
+			mask |= 1ULL << i;
+	return mask;
+}
+
+/* Ages are what they are, but they are written */
+static void flatten(struct call *c, unsigned int flows)
+{
+	unsigned int i;
+
+	for (i = 0; i < flows; i++)
+		if (c->flows[i].age_ms < 60000)
+			c->flows[i].age_ms = 0;
+}
+
+/* As TUNGETSTATE with this size is to leave it, by a known good answer */
+static void expect_get(struct call *want, const struct call *all,
+		       uint64_t mask, size_t size)
+{
+	size_t end = size < sizeof(want->s) ? size : sizeof(want->s), i;
+	struct tun_state s = {};
+	struct {
+		uint64_t bit;
+		const void *field;
+		size_t size;
+	} groups[] = {
+		{ TUN_STATE_IDENTITY, &t.identity, sizeof(t.identity) },
+		{ TUN_STATE_FLAGS, &t.device, sizeof(t.device) },
+		{ TUN_STATE_OWNER, &t.owner, sizeof(t.owner) },
+		{ TUN_STATE_VNET, &t.vnet, sizeof(t.vnet) },
+		{ TUN_STATE_OFFLOAD, &t.offload, sizeof(t.offload) },
+		{ TUN_STATE_SNDBUF, &t.sndbuf, sizeof(t.sndbuf) },
+		{ TUN_STATE_LINK, &t.link, sizeof(t.link) },
+		{ TUN_STATE_TXFILTER, &t.txfilter, sizeof(t.txfilter) },
+		{ TUN_STATE_SOCKFILTER, &t.sockfilter, sizeof(t.sockfilter) },
+		{ TUN_STATE_STEERING, &t.steering, sizeof(t.steering) },
+		{ TUN_STATE_FILTER, &t.filter, sizeof(t.filter) },
+		{ TUN_STATE_XDP, &t.xdp, sizeof(t.xdp) },
+		{ TUN_STATE_FLOWS, &t.flows, sizeof(t.flows) },
+		{ TUN_STATE_QUEUE, &t.queue, sizeof(t.queue) },
+		{ TUN_STATE_QUEUES, &t.queues, sizeof(t.queues) },
+	};
+
+	s.mask = mask;
+	s.supported = all->s.supported;
+	for (i = 0; i < ARRAY_SIZE(groups); i++) {
+		size_t at = (const char *)groups[i].field - (const char *)&t;
+
+		if (mask & groups[i].bit)
+			memcpy((char *)&s + at, (const char *)&all->s + at,
+			       groups[i].size);
+	}
+	/* The caller's own */
+	if (mask & TUN_STATE_SOCKFILTER)
+		s.sockfilter.insns = want->s.sockfilter.insns;
+	if (mask & TUN_STATE_FLOWS)
+		s.flows.flows = want->s.flows.flows;
+	if (mask & TUN_STATE_QUEUES)
+		s.queues.queues = want->s.queues.queues;
+	memcpy(&want->s, &s, end);
+
+	if (mask & TUN_STATE_SOCKFILTER)
+		memcpy(want->insns, all->insns,
+		       all->s.sockfilter.count * sizeof(all->insns[0]));
+	if (mask & TUN_STATE_FLOWS)
+		memcpy(want->flows, all->flows,
+		       all->s.flows.count * sizeof(all->flows[0]));
+	if (mask & TUN_STATE_QUEUES)
+		memcpy(want->queues, all->queues,
+		       all->s.queues.count * sizeof(all->queues[0]));
+}
+
+/* Where two differ, or -1 */
+static long difference(const struct call *a, const struct call *b)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(*a); i++)
+		if (((const char *)a)[i] != ((const char *)b)[i])
+			return i;
+	return -1;
+}
+
+FIXTURE(written)
+{
+	char name[IFNAMSIZ];
+	int fd[2], prog;
+	struct call c, want, all;
+};
+
+FIXTURE_SETUP(written)
+{
+	const char *why = tun_state_enter();
+	int i;
+
+	if (why)
+		SKIP(return, "%s", why);
+	memcpy(self->name, "dev0", 5);
+	for (i = 0; i < 2; i++) {
+		self->fd[i] = tun_queue(self->name, IFF_TAP | IFF_MULTI_QUEUE);
+		ASSERT_GE(self->fd[i], 0);
+	}
+	self->prog = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 64);
+	ASSERT_GE(self->prog, 0);
+}
+
+FIXTURE_TEARDOWN(written)
+{
+	close(self->fd[0]);
+	close(self->fd[1]);
+}
+
+/* Give every group something to report, and read it into a zeroed struct */
+static int fill(struct _test_data_written *w)
+{
+	struct state st = {};
+	int i;
+
+	state_point(&st);
+	st.s.txfilter.count = 3;
+	memset(st.s.txfilter.addr, 0x50, 3 * sizeof(st.s.txfilter.addr[0]));
+	st.s.sockfilter.count = 3;
+	st.s.steering.action = TUN_STATE_PROG_FD;
+	st.s.steering.fd = w->prog;
+	st.s.flows.count = 3;
+	for (i = 0; i < 3; i++) {
+		st.insns[i].code = BPF_RET | BPF_K;
+		st.flows[i].rxhash = i;
+	}
+	if (state_set(w->fd[0], TUN_STATE_TXFILTER | TUN_STATE_SOCKFILTER |
+		      TUN_STATE_STEERING | TUN_STATE_FLOWS, &st))
+		return -1;
+	call_init(&w->all, 0, ALL_GROUPS);
+	if (ioctl(w->fd[0], TUNGETSTATE, &w->all.s))
+		return -1;
+	flatten(&w->all, 3);
+	return 0;
+}
+
+TEST_F(written, get)
+{
+	static const int bytes[] = { 0xaa, 0x55 };
+	unsigned int i, size;
+	uint64_t mask;
+
+	ASSERT_EQ(0, fill(self));
+	ASSERT_EQ(3, self->all.s.sockfilter.count);
+	ASSERT_EQ(3, self->all.s.flows.count);
+	ASSERT_EQ(2, self->all.s.queues.count);
+	for (i = 0; i < ARRAY_SIZE(bytes); i++) {
+		for (size = HEADER; size <= sizeof(struct tun_state) + 8;
+		     size++) {
+			mask = groups_within(size);
+			call_init(&self->c, bytes[i], mask);
+			self->want = self->c;
+			memset(self->c.behind, 0, 8);
+			memset(self->want.behind, 0, 8);
+			ASSERT_EQ(0, ioctl(self->fd[0], TUNGETSTATE_SIZE(size),
+					   &self->c.s)) {
+				TH_LOG("size %u", size);
+			}
+			/* They go by themselves */
+			if (mask & TUN_STATE_FLOWS &&
+			    self->c.s.flows.count != 3) {
+				ASSERT_EQ(0, fill(self));
+				size--;
+				continue;
+			}
+			flatten(&self->c, mask & TUN_STATE_FLOWS ? 3 : 0);
+			expect_get(&self->want, &self->all, mask, size);
+			EXPECT_EQ(-1, difference(&self->want, &self->c)) {
+				TH_LOG("size %u", size);
+			}
+		}
+	}
+}
+
+/* An error says what it has to say in the header, and nowhere else */
+TEST_F(written, get_errors)
+{
+	unsigned int size;
+
+	ASSERT_EQ(0, fill(self));
+	for (size = HEADER; size < sizeof(struct tun_state); size++) {
+		call_init(&self->c, 0xaa, ALL_GROUPS);
+		self->want = self->c;
+		ASSERT_EQ(-1, ioctl(self->fd[0], TUNGETSTATE_SIZE(size),
+				    &self->c.s));
+		EXPECT_EQ(EINVAL, errno);
+		EXPECT_EQ(groups_within(size) + 1, self->c.s.failed);
+		self->want.s.failed = self->c.s.failed;
+		self->want.s.supported = self->all.s.supported;
+		EXPECT_EQ(-1, difference(&self->want, &self->c));
+	}
+
+	/* A struct too long is not even looked at */
+	call_init(&self->c, 0xaa, ALL_GROUPS);
+	self->want = self->c;
+	for (size = sizeof(struct tun_state) + 1;
+	     size <= sizeof(struct tun_state) + 8; size++) {
+		ASSERT_EQ(-1, ioctl(self->fd[0], TUNGETSTATE_SIZE(size),
+				    &self->c.s));
+		EXPECT_EQ(E2BIG, errno);
+		ASSERT_EQ(-1, ioctl(self->fd[0], TUNSETSTATE_SIZE(size),
+				    &self->c.s));
+		EXPECT_EQ(E2BIG, errno);
+		EXPECT_EQ(-1, difference(&self->want, &self->c));
+	}
+}
+
+/* The group that has too little room says how much it needs */
+TEST_F(written, get_too_small)
+{
+	static const uint64_t groups[] = {
+		TUN_STATE_SOCKFILTER, TUN_STATE_FLOWS, TUN_STATE_QUEUES,
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(groups); i++) {
+		ASSERT_EQ(0, fill(self));
+		call_init(&self->c, 0xaa, ALL_GROUPS);
+		self->want = self->c;
+		self->want.s.supported = self->all.s.supported;
+		self->want.s.failed = groups[i];
+		switch (groups[i]) {
+		case TUN_STATE_SOCKFILTER:
+			self->c.s.sockfilter.count = 2;
+			self->want.s.sockfilter.count = 3;
+			self->want.s.sockfilter.reserved = 0;
+			break;
+		case TUN_STATE_FLOWS:
+			self->c.s.flows.count = 2;
+			self->want.s.flows.count = 3;
+			break;
+		case TUN_STATE_QUEUES:
+			self->c.s.queues.count = 1;
+			self->want.s.queues.count = 2;
+			self->want.s.queues.attached = 2;
+			self->want.s.queues.detached = 0;
+			break;
+		}
+		ASSERT_EQ(-1, ioctl(self->fd[0], TUNGETSTATE, &self->c.s));
+		EXPECT_EQ(ENOSPC, errno);
+		EXPECT_EQ(-1, difference(&self->want, &self->c));
+	}
+}
+
+/* Nothing behind the header, for success and failure, for any size */
+TEST_F(written, set)
+{
+	uint64_t mask, bad[] = { 0, TUN_STATE_SNDBUF, TUN_STATE_QUEUE };
+	unsigned int i, flags, size;
+
+	ASSERT_EQ(0, fill(self));
+	for (size = HEADER; size <= sizeof(struct tun_state) + 8; size++) {
+		for (flags = 0; flags < 2; flags++) {
+			for (i = 0; i < ARRAY_SIZE(bad); i++) {
+				mask = groups_within(size);
+				if (bad[i] & ~mask)
+					continue;
+				memset(&self->c, 0x55, sizeof(self->c));
+				self->c.s = self->all.s;
+				memcpy(self->c.insns, self->all.insns, 24);
+				memcpy(self->c.flows, self->all.flows, 48);
+				memcpy(self->c.queues, self->all.queues, 48);
+				self->c.s.sockfilter.insns =
+					(uintptr_t)self->c.insns;
+				self->c.s.flows.flows =
+					(uintptr_t)self->c.flows;
+				self->c.s.queues.queues =
+					(uintptr_t)self->c.queues;
+				memset(self->c.behind, 0, 8);
+				/* What is not named has something, too */
+				self->c.s.mask = mask;
+				self->c.s.flags = flags;
+				if (bad[i] == TUN_STATE_SNDBUF)
+					self->c.s.sndbuf.queue = -1;
+				if (bad[i] == TUN_STATE_QUEUE)
+					self->c.s.queue.reserved = 1;
+				self->want = self->c;
+
+				ASSERT_EQ(bad[i] ? -1 : 0,
+					  ioctl(self->fd[0],
+						TUNSETSTATE_SIZE(size),
+						&self->c.s)) {
+					TH_LOG("size %u", size);
+				}
+				EXPECT_EQ(bad[i], self->c.s.failed);
+				memcpy(&self->want.s, &self->c.s, HEADER);
+				EXPECT_EQ(-1, difference(&self->want,
+							 &self->c));
+			}
+		}
+	}
+}
+
+/* A buffer that ends too early: what lies before its end is no secret, and the
+ * rest stays
+ */
+TEST_F(written, get_fault)
+{
+	long page = sysconf(_SC_PAGESIZE);
+	char *map = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct sock_filter *insns;
+	unsigned int i;
+
+	ASSERT_NE(MAP_FAILED, (void *)map);
+	ASSERT_EQ(0, fill(self));
+	munmap(map + page, page);
+	memset(map, 0xaa, page);
+	insns = (void *)(map + page);
+	insns -= 2;
+	call_init(&self->c, 0xaa, ALL_GROUPS);
+	self->c.s.sockfilter.insns = (uintptr_t)insns;
+	self->want = self->c;
+	ASSERT_EQ(-1, ioctl(self->fd[0], TUNGETSTATE, &self->c.s));
+	EXPECT_EQ(EFAULT, errno);
+	memcpy(&self->want.s, &self->c.s, HEADER);
+	EXPECT_EQ(-1, difference(&self->want, &self->c));
+	for (i = 0; i < 2 * sizeof(*insns); i++)
+		EXPECT_TRUE(map[page - 1 - i] == (char)0xaa ||
+			    map[page - 1 - i] ==
+			    ((char *)(self->all.insns + 2))[-1 - (int)i]);
+	munmap(map, page);
+}
+
+TEST_HARNESS_MAIN

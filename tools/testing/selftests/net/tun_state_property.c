@@ -1,0 +1,1277 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What TUNSETSTATE promises, for random states of random devices:
+ *  - what was set is what TUNGETSTATE returns, for all queues;
+ *  - a comparison with it finds no difference, and setting it again is a no-op;
+ *  - on a fresh device of the same shape it makes the same state;
+ *  - a comparison finds a single changed field, and nothing else.
+ *
+ * usage: tun_state_property [RUNS [SEED]]
+ *
+ * Or in the environment as TUN_STATE_RUNS and TUN_STATE_SEED. The same seed
+ * makes the same states again. Each state has a seed of its own, so that what
+ * is left out because it took too long does not change what follows.
+ */
+#include <stdarg.h>
+#include <time.h>
+
+#include "../kselftest.h"
+#include "tun_state_util.h"
+
+#define RUNS		10000
+#define PER_DEVICE	24	/* states of a device, then on to a fresh one */
+#define PER_SHAPE	4	/* devices of a shape */
+
+#define MAX_OLD		64	/* devices to be deleted at a time */
+
+#define NR_QUEUES	8
+#define NR_INSNS	400
+#define NR_FLOWS	4096
+#define NR_PROGS	5
+
+#ifndef TUN_F_USO4
+#define TUN_F_USO4	0x20
+#define TUN_F_USO6	0x40
+#endif
+#ifndef TUN_F_UDP_TUNNEL_GSO
+#define TUN_F_UDP_TUNNEL_GSO		0x080
+#define TUN_F_UDP_TUNNEL_GSO_CSUM	0x100
+#endif
+
+/* An entry of the flow table lives for 3 s. Here it is set with an age of less
+ * than 1 s, and relied on for little more.
+ */
+#define MAX_AGE_MS	1000
+#define SAFE_MS		1500
+
+#define SETTABLE	(ALL_GROUPS & ~GET_ONLY & ~TUN_STATE_IDENTITY)
+#define ATTACHED	TUN_STATE_QUEUE_ATTACHED
+#define HAS_FILTER	TUN_STATE_QUEUE_SOCKFILTER
+
+/* struct tun_state with room for all that it may point to here */
+struct full {
+	struct tun_state s;
+	struct sock_filter insns[NR_INSNS];
+	struct tun_state_flow flows[NR_FLOWS + 1];
+	struct tun_state_queue queues[NR_QUEUES + 1];
+};
+
+struct shape {
+	unsigned int flags;		/* IFF_TAP or IFF_TUN, perhaps more */
+	int nr_queues;
+	unsigned int open[NR_QUEUES];	/* what else each is opened with */
+};
+
+struct device {
+	struct shape shape;
+	char name[IFNAMSIZ];
+	int fd[NR_QUEUES];
+	uint64_t flows_set;		/* when, in milliseconds */
+	/* What is expected of it */
+	struct full want;
+	struct tun_state_queue queue[NR_QUEUES];
+	int order[NR_QUEUES];		/* attached ones first */
+	int attached;
+	/* Programs that TUNGETSTATE has reported on each file last */
+	struct tun_state_prog reported[NR_QUEUES][2];
+};
+
+/* Only for where its members are */
+static const struct tun_state t;
+
+static const struct {
+	uint64_t bit;
+	const char *name;
+	const void *field;	/* in the template */
+	size_t size;
+} groups[] = {
+#define GROUP(group, member) \
+	{ TUN_STATE_##group, #group, &(member), sizeof(member) }
+	GROUP(IDENTITY, t.identity),
+	GROUP(FLAGS, t.device),
+	GROUP(OWNER, t.owner),
+	GROUP(VNET, t.vnet),
+	GROUP(OFFLOAD, t.offload),
+	GROUP(SNDBUF, t.sndbuf),
+	GROUP(LINK, t.link),
+	GROUP(TXFILTER, t.txfilter),
+	GROUP(SOCKFILTER, t.sockfilter),
+	GROUP(STEERING, t.steering),
+	GROUP(FILTER, t.filter),
+	GROUP(XDP, t.xdp),
+	GROUP(FLOWS, t.flows),
+	GROUP(QUEUE, t.queue),
+	GROUP(QUEUES, t.queues),
+};
+
+static uint64_t seed;
+static unsigned int state_nr;
+static unsigned int features;		/* of TUNGETFEATURES */
+static bool vnet_be;
+static unsigned int max_weight;		/* of a classic program */
+static struct {
+	int fd;
+	struct tun_state_prog desc;
+} progs[NR_PROGS];
+
+static int nr_old;
+static unsigned long nr_sets, nr_gets, nr_devices, nr_fresh, nr_noops;
+static unsigned long nr_changes, nr_flows, nr_late, nr_moves, nr_insns;
+
+/* Random numbers: splitmix64 */
+
+static uint64_t rnd_state;
+
+static uint64_t rnd(void)
+{
+	uint64_t z = (rnd_state += 0x9e3779b97f4a7c15);
+
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+	return z ^ (z >> 31);
+}
+
+static unsigned int below(unsigned int n)
+{
+	return (rnd() >> 32) * n >> 32;
+}
+
+static bool one_in(unsigned int n)
+{
+	return !below(n);
+}
+
+static void rnd_bytes(void *to, size_t n)
+{
+	unsigned char *p = to;
+
+	while (n--)
+		*p++ = rnd();
+}
+
+static __noreturn __printf(1, 2) void fail(const char *fmt, ...)
+{
+	va_list ap;
+	char text[256];
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	ksft_exit_fail_msg("%s; state %u, TUN_STATE_SEED=%llu\n", text,
+			   state_nr, (unsigned long long)seed);
+}
+
+static const char *names(uint64_t mask)
+{
+	static char text[256];
+	unsigned int i;
+
+	text[0] = 0;
+	for (i = 0; i < ARRAY_SIZE(groups); i++) {
+		if (!(groups[i].bit & mask))
+			continue;
+		strcat(text, " ");
+		strcat(text, groups[i].name);
+	}
+	return text;
+}
+
+/* Ioctls */
+
+static void full_point(struct full *st)
+{
+	st->s.sockfilter.insns = (uintptr_t)st->insns;
+	st->s.flows.flows = (uintptr_t)st->flows;
+	st->s.flows.entry_size = sizeof(st->flows[0]);
+	st->s.queues.queues = (uintptr_t)st->queues;
+	st->s.queues.entry_size = sizeof(st->queues[0]);
+}
+
+static void full_copy(struct full *to, const struct full *from)
+{
+	to->s = from->s;
+	memcpy(to->insns, from->insns,
+	       from->s.sockfilter.count * sizeof(to->insns[0]));
+	memcpy(to->flows, from->flows,
+	       from->s.flows.count * sizeof(to->flows[0]));
+	memcpy(to->queues, from->queues, sizeof(to->queues));
+	full_point(to);
+}
+
+/* With room for what is expected, or for anything */
+static void get(struct device *d, int q, struct full *st,
+		const struct full *want)
+{
+	memset(&st->s, 0, sizeof(st->s));
+	full_point(st);
+	st->s.mask = ALL_GROUPS;
+	st->s.sockfilter.count = want ? want->s.sockfilter.count : NR_INSNS;
+	st->s.flows.count = want ? want->s.flows.count : NR_FLOWS;
+	st->s.queues.count = d->shape.nr_queues;
+	if (ioctl(d->fd[q], TUNGETSTATE, &st->s))
+		fail("GET: %s, failed:%s", strerror(errno),
+		     names(st->s.failed));
+	if (st->s.mask != ALL_GROUPS)
+		fail("GET without%s", names(ALL_GROUPS & ~st->s.mask));
+	d->reported[q][0] = st->s.steering;
+	d->reported[q][1] = st->s.filter;
+	nr_gets++;
+}
+
+static void set(struct device *d, int q, uint64_t mask, struct full *st)
+{
+	st->s.mask = mask;
+	st->s.flags = 0;
+	st->s.reserved = 0;
+	if (ioctl(d->fd[q], TUNSETSTATE, &st->s))
+		fail("SET: %s, failed:%s", strerror(errno),
+		     names(st->s.failed));
+	if (st->s.mask != (mask & ~GET_ONLY))
+		fail("SET left out%s", names(mask & ~st->s.mask));
+	nr_sets++;
+}
+
+static uint64_t check(struct device *d, int q, uint64_t mask, struct full *st)
+{
+	st->s.mask = mask;
+	st->s.flags = TUN_STATE_F_CHECK;
+	st->s.reserved = 0;
+	if (ioctl(d->fd[q], TUNSETSTATE, &st->s))
+		fail("CHECK: %s, failed:%s", strerror(errno),
+		     names(st->s.failed));
+	return st->s.mask;
+}
+
+/* What is expected, as seen from a queue */
+
+static int place_of(const struct device *d, int q)
+{
+	int i;
+
+	for (i = 0; d->order[i] != q; i++)
+		;
+	return i;
+}
+
+static bool is_attached(const struct device *d, int q)
+{
+	return place_of(d, q) < d->attached;
+}
+
+static void see(struct device *d, int q)
+{
+	struct full *want = &d->want;
+	int i;
+
+	for (i = 0; i < d->shape.nr_queues; i++) {
+		struct tun_state_queue *queue = &want->queues[i];
+
+		*queue = d->queue[d->order[i]];
+		queue->index = i < d->attached ? i : i - d->attached;
+		queue->flags |= i < d->attached ? ATTACHED : 0;
+		if (d->order[i] == q) {
+			queue->flags |= TUN_STATE_QUEUE_SELF;
+			want->s.queue = *queue;
+		}
+	}
+	want->s.queues.count = d->shape.nr_queues;
+	want->s.queues.attached = d->attached;
+	want->s.queues.detached = d->shape.nr_queues - d->attached;
+	want->s.sndbuf.queue = d->queue[q].sndbuf;
+}
+
+/* Whether what was set may have gone by now */
+static bool flows_old(const struct device *d)
+{
+	return now_ms() - d->flows_set > SAFE_MS;
+}
+
+/* The table may go at any time now; what is in it is no news then */
+static void forget_flows(struct device *d, const struct full *got)
+{
+	nr_late++;
+	d->want.s.flows.count = got->s.flows.count;
+	memcpy(d->want.flows, got->flows,
+	       got->s.flows.count * sizeof(got->flows[0]));
+}
+
+static bool flows_equal(const struct full *a, const struct full *b)
+{
+	unsigned int i;
+
+	for (i = 0; i < a->s.flows.count; i++)
+		if (a->flows[i].rxhash != b->flows[i].rxhash ||
+		    a->flows[i].queue_index != b->flows[i].queue_index ||
+		    a->flows[i].reserved || b->flows[i].reserved)
+			return false;
+	return true;
+}
+
+/* Groups in which two answers of TUNGETSTATE differ */
+static uint64_t differences(const struct full *a, const struct full *b)
+{
+	struct tun_state x = a->s, y = b->s;
+	uint64_t diff = 0;
+	unsigned int i;
+	size_t offset;
+
+	/* Where the buffers are does not count */
+	y.sockfilter.insns = x.sockfilter.insns;
+	y.flows.flows = x.flows.flows;
+	y.queues.queues = x.queues.queues;
+	for (i = 0; i < ARRAY_SIZE(groups); i++) {
+		offset = (const char *)groups[i].field - (const char *)&t;
+		if (memcmp((char *)&x + offset, (char *)&y + offset,
+			   groups[i].size))
+			diff |= groups[i].bit;
+	}
+	if (memcmp(a->insns, b->insns,
+		   x.sockfilter.count * sizeof(a->insns[0])))
+		diff |= TUN_STATE_SOCKFILTER;
+	if (memcmp(a->queues, b->queues,
+		   x.queues.count * sizeof(a->queues[0])))
+		diff |= TUN_STATE_QUEUES;
+	if (!(diff & TUN_STATE_FLOWS) && !flows_equal(a, b))
+		diff |= TUN_STATE_FLOWS;
+	return diff;
+}
+
+static void verify(struct device *d, int q, const char *after)
+{
+	static struct full got;
+	uint64_t diff;
+
+	see(d, q);
+	get(d, q, &got, &d->want);
+	if (flows_old(d))
+		forget_flows(d, &got);
+	diff = differences(&d->want, &got);
+	if (diff)
+		fail("GET after %s differs in%s", after, names(diff));
+	nr_flows += got.s.flows.count;
+	nr_insns += got.s.sockfilter.count;
+}
+
+/* Devices */
+
+static void rnd_shape(struct shape *sh)
+{
+	bool tap = below(2);
+	int i;
+
+	sh->flags = tap ? IFF_TAP : IFF_TUN;
+	sh->nr_queues = 1;
+	if (!one_in(4)) {
+		sh->flags |= IFF_MULTI_QUEUE;
+		sh->nr_queues = 1 + below(NR_QUEUES);
+	}
+	for (i = 0; i < sh->nr_queues; i++) {
+		sh->open[i] = 0;
+		if (below(2))
+			sh->open[i] |= IFF_NO_PI;
+		if (below(2))
+			sh->open[i] |= IFF_VNET_HDR;
+		if (below(2))
+			sh->open[i] |= IFF_NAPI;
+		if (tap && sh->open[i] & IFF_NAPI && below(2))
+			sh->open[i] |= IFF_NAPI_FRAGS;
+	}
+}
+
+static void make(struct device *d, const struct shape *sh)
+{
+	static const struct tun_state_queue none;
+	static unsigned int nr;
+	int i;
+
+	memset(&d->want.s, 0, sizeof(d->want.s));
+	memset(d->reported, 0, sizeof(d->reported));
+	d->shape = *sh;
+	memset(d->name, 0, sizeof(d->name));
+	snprintf(d->name, sizeof(d->name), "p%u", nr++);
+	for (i = 0; i < sh->nr_queues; i++) {
+		d->fd[i] = tun_queue(d->name, sh->flags | sh->open[i]);
+		if (d->fd[i] < 0)
+			fail("queue %d of %#x %#x: %s", i, sh->flags,
+			     sh->open[i], strerror(errno));
+	}
+	d->attached = sh->nr_queues;
+	get(d, 0, &d->want, NULL);
+	for (i = 0; i < sh->nr_queues; i++) {
+		struct tun_state_queue *queue = &d->queue[i];
+
+		*queue = none;
+		if (sh->open[i] & IFF_NAPI)
+			queue->flags |= TUN_STATE_QUEUE_NAPI;
+		if (sh->open[i] & IFF_NAPI_FRAGS)
+			queue->flags |= TUN_STATE_QUEUE_NAPI_FRAGS;
+		queue->ring_size = d->want.queues[i].ring_size;
+		queue->sndbuf = d->want.queues[i].sndbuf;
+		d->order[i] = i;
+	}
+	nr_devices++;
+	verify(d, 0, "TUNSETIFF");
+}
+
+/* SETLINK: put a device into the group of those to be deleted. DELLINK without
+ * a name: delete them.
+ */
+static void old_group(int type, const char *name)
+{
+	struct link_req req = {
+		.nh.nlmsg_len = NLMSG_LENGTH(sizeof(req.ifi)),
+		.nh.nlmsg_type = type,
+		.ifi.ifi_index = name ? netdev_index(name) : 0,
+	};
+	struct rtattr *group = (void *)req.data;
+	int err;
+
+	group->rta_type = IFLA_GROUP;
+	group->rta_len = RTA_LENGTH(sizeof(int));
+	*(int *)RTA_DATA(group) = 1;
+	req.nh.nlmsg_len += group->rta_len;
+	err = rtnl_ack(&req);
+	if (err)
+		fail("group of old devices: %s", strerror(-err));
+}
+
+static void delete_old(void)
+{
+	if (nr_old)
+		old_group(RTM_DELLINK, NULL);
+	nr_old = 0;
+}
+
+/* To delete a device takes longer than all else that is done with it, and many
+ * at a time not longer than one: so it stays for now
+ */
+static void retire(struct device *d)
+{
+	int i;
+
+	if (ioctl(d->fd[0], TUNSETPERSIST, 1))
+		fail("TUNSETPERSIST: %s", strerror(errno));
+	for (i = 0; i < d->shape.nr_queues; i++)
+		close(d->fd[i]);
+	old_group(RTM_SETLINK, d->name);
+	if (++nr_old == MAX_OLD)
+		delete_old();
+}
+
+/* The moves of TUNSETQUEUE, and of TUNSETSTATE within its kind */
+
+static void model_detach(struct device *d, int q)
+{
+	int i = place_of(d, q), last = --d->attached;
+
+	d->order[i] = d->order[last];
+	for (i = last; i < d->shape.nr_queues - 1; i++)
+		d->order[i] = d->order[i + 1];
+	d->order[i] = q;
+}
+
+static void model_attach(struct device *d, int q)
+{
+	int i;
+
+	for (i = place_of(d, q); i > d->attached; i--)
+		d->order[i] = d->order[i - 1];
+	d->order[i] = q;
+	d->attached++;
+}
+
+static void model_place(struct device *d, int q, unsigned int index)
+{
+	int from = place_of(d, q);
+	int to = index + (from < d->attached ? 0 : d->attached);
+
+	d->order[from] = d->order[to];
+	d->order[to] = q;
+}
+
+static void detach_some(struct device *d)
+{
+	int n, q;
+
+	if (!(d->shape.flags & IFF_MULTI_QUEUE))
+		return;
+	for (n = below(d->shape.nr_queues + 1); n; n--) {
+		q = below(d->shape.nr_queues);
+		if (!is_attached(d, q))
+			continue;
+		if (tun_set_queue(d->fd[q], IFF_DETACH_QUEUE))
+			fail("TUNSETQUEUE: %s", strerror(errno));
+		model_detach(d, q);
+	}
+}
+
+/* States */
+
+static void rnd_flags(const struct device *d, struct tun_state_flags *g)
+{
+	const uint32_t fixed = IFF_TUN | IFF_TAP | IFF_MULTI_QUEUE;
+	uint32_t can = features & ~(fixed | IFF_NO_CARRIER);
+
+	g->reserved = 0;
+	g->flags = (d->want.s.device.flags & fixed) |
+		   ((can | IFF_PERSIST) & rnd());
+	if (!(g->flags & IFF_NAPI) || !(g->flags & IFF_TAP))
+		g->flags &= ~IFF_NAPI_FRAGS;
+}
+
+static void rnd_owner(struct tun_state_owner *g)
+{
+	g->uid = one_in(4) ? (uint32_t)-1 : rnd();
+	g->gid = one_in(4) ? (uint32_t)-1 : rnd();
+}
+
+static void rnd_vnet(struct tun_state_vnet *g)
+{
+	static const uint32_t usual[] = { 10, 12, 20, 24 };
+
+	g->hdr_size = one_in(4) ? 10 + below(INT32_MAX - 9) :
+				  usual[below(ARRAY_SIZE(usual))];
+	g->flags = rnd() & (TUN_STATE_VNET_LE |
+			    (vnet_be ? TUN_STATE_VNET_BE : 0));
+}
+
+static void rnd_offload(const struct device *d, struct tun_state_offload *g)
+{
+	const uint32_t tso = TUN_F_TSO4 | TUN_F_TSO6;
+	const uint32_t uso = TUN_F_USO4 | TUN_F_USO6;
+	uint32_t f = rnd() & d->want.s.offload.supported;
+
+	g->supported = rnd();
+	if (!(f & tso))
+		f &= ~TUN_F_TSO_ECN;
+	if ((f & uso) != uso)
+		f &= ~uso;
+	if (!(f & (tso | uso)))
+		f &= ~TUN_F_UDP_TUNNEL_GSO;
+	if (!(f & TUN_F_UDP_TUNNEL_GSO))
+		f &= ~TUN_F_UDP_TUNNEL_GSO_CSUM;
+	g->enabled = f ? f | TUN_F_CSUM : 0;
+}
+
+static void rnd_sndbuf(struct tun_state_sndbuf *g)
+{
+	g->device = 1 + below(INT32_MAX);
+	g->queue = 1 + below(INT32_MAX);
+}
+
+/* Attached queues that are left when this one is attached or not */
+static int attached_after(const struct device *d, int q, bool attached)
+{
+	return d->attached - is_attached(d, q) + attached;
+}
+
+static void rnd_link(const struct device *d, bool any_queue,
+		     struct tun_state_link *g)
+{
+	g->carrier = below(2);
+	if (!any_queue && !d->want.s.link.carrier)
+		g->carrier = 0;
+	g->msg_enable = rnd();
+	g->rx_batched = below(65);
+	g->reserved = 0;
+}
+
+static void rnd_txfilter(const struct device *d, struct tun_state_txfilter *g)
+{
+	memset(g, 0, sizeof(*g));
+	if (d->shape.flags & IFF_TUN || one_in(4))
+		return;
+	g->count = 1 + below(TUN_STATE_TXFILTER_ADDRS);
+	g->hash = rnd();
+	rnd_bytes(g->addr, g->count * sizeof(g->addr[0]));
+}
+
+#define ST(k) ((struct sock_filter){ BPF_ST, 0, 0, (k) })
+
+/* An instruction that may be anywhere but at the end, with @left after it.
+ * Returns how much it grows in the translation to eBPF, at most.
+ */
+static unsigned int rnd_insn(struct sock_filter *insn, unsigned int left)
+{
+	static const uint16_t load[] = {
+		BPF_LD | BPF_W | BPF_ABS, BPF_LD | BPF_H | BPF_ABS,
+		BPF_LD | BPF_B | BPF_ABS, BPF_LD | BPF_W | BPF_IND,
+		BPF_LD | BPF_H | BPF_IND, BPF_LD | BPF_B | BPF_IND,
+		BPF_LDX | BPF_B | BPF_MSH,
+	};
+	static const uint16_t plain[] = {
+		BPF_LD | BPF_IMM, BPF_LD | BPF_W | BPF_LEN, BPF_LDX | BPF_IMM,
+		BPF_LDX | BPF_W | BPF_LEN, BPF_MISC | BPF_TAX,
+		BPF_MISC | BPF_TXA, BPF_ALU | BPF_NEG, BPF_RET | BPF_K,
+		BPF_RET | BPF_A, BPF_ALU | BPF_DIV | BPF_X,
+		BPF_ALU | BPF_MOD | BPF_X, BPF_ALU | BPF_LSH | BPF_X,
+	};
+	static const uint16_t mem[] = {
+		BPF_ST, BPF_STX, BPF_LD | BPF_MEM, BPF_LDX | BPF_MEM,
+	};
+	static const uint16_t alu[] = {
+		BPF_ADD, BPF_SUB, BPF_MUL, BPF_DIV, BPF_OR, BPF_AND, BPF_LSH,
+		BPF_RSH, BPF_MOD, BPF_XOR,
+	};
+	static const uint16_t jump[] = { BPF_JEQ, BPF_JGT, BPF_JGE, BPF_JSET };
+
+	memset(insn, 0, sizeof(*insn));
+	insn->k = rnd();
+	switch (below(6)) {
+	case 0:
+		insn->code = load[below(ARRAY_SIZE(load))];
+		/* The highest are something else, or nothing */
+		insn->k %= below(2) ? 128 : INT32_MAX;
+		return 16;
+	case 1:
+		insn->code = plain[below(ARRAY_SIZE(plain))];
+		return 5;
+	case 2:
+		/* What is read must have been written: see rnd_sockfilter() */
+		insn->code = mem[below(ARRAY_SIZE(mem))];
+		insn->k %= 2;
+		return 1;
+	case 3:
+		insn->code = BPF_ALU | alu[below(ARRAY_SIZE(alu))];
+		insn->k = 1 + insn->k % 31;
+		return 4;
+	case 4:
+		insn->code = BPF_JMP | BPF_JA;
+		insn->k %= left;
+		return 3;
+	default:
+		insn->code = BPF_JMP | jump[below(ARRAY_SIZE(jump))] |
+			     (below(2) ? BPF_X : BPF_K);
+		insn->jt = below(left < 256 ? left : 256);
+		insn->jf = below(left < 256 ? left : 256);
+		return 3;
+	}
+}
+
+static void rnd_sockfilter(const struct device *d, struct full *st)
+{
+	struct tun_state_sockfilter *g = &st->s.sockfilter;
+	unsigned int n, i, weight = 20;
+
+	g->reserved = 0;
+	g->count = 0;
+	if (d->shape.flags & IFF_TUN || one_in(4))
+		return;
+
+	n = 1 + (one_in(10) ? below(NR_INSNS) : below(16));
+	if (n < 3)
+		goto end;
+	st->insns[0] = ST(0);
+	st->insns[1] = ST(1);
+	for (i = 2; i < n - 1; i++) {
+		weight += rnd_insn(&st->insns[i], n - i - 1);
+		/* Jumps must not miss the end */
+		if (weight > max_weight)
+			st->insns[i] = ST(1);
+	}
+end:
+	for (i = n < 3 ? 0 : n - 1; i < n; i++)
+		st->insns[i] = (struct sock_filter){
+			BPF_RET | (below(2) ? BPF_K : BPF_A), 0, 0, rnd()
+		};
+	g->count = n;
+}
+
+/* Returns the description of the program that there will be */
+static struct tun_state_prog rnd_prog(const struct tun_state_prog *now,
+				      const struct tun_state_prog *reported,
+				      struct tun_state_prog *g)
+{
+	static const struct tun_state_prog none;
+	int i = below(NR_PROGS);
+
+	*g = none;
+	switch (below(6)) {
+	case 0:
+		return none;
+	case 1:
+		rnd_bytes(g, offsetof(struct tun_state_prog, action));
+		g->action = TUN_STATE_PROG_KEEP;
+		return *now;
+	case 2:
+		*g = below(2) ? *now : *reported;
+		return *g;
+	default:
+		rnd_bytes(g, offsetof(struct tun_state_prog, action));
+		g->action = TUN_STATE_PROG_FD;
+		g->fd = progs[i].fd;
+		return progs[i].desc;
+	}
+}
+
+static int flow_cmp(const void *a, const void *b)
+{
+	const struct tun_state_flow *x = a, *y = b;
+
+	return x->rxhash < y->rxhash ? -1 : x->rxhash > y->rxhash;
+}
+
+static void rnd_flows(struct full *st)
+{
+	unsigned int n, i, max = 24;
+	uint32_t hash = rnd();
+
+	if (one_in(30))
+		max = 300;
+	if (one_in(400))
+		max = NR_FLOWS;
+	n = below(max + 1);
+	/* Odd, so that each is another one */
+	for (i = 0; i < n; i++)
+		st->flows[i] = (struct tun_state_flow){
+			.rxhash = hash + i * 0x9e3779b1,
+			/* Many where queues are */
+			.queue_index = below(one_in(2) ? 256 : NR_QUEUES + 2),
+			.age_ms = below(MAX_AGE_MS),
+		};
+	st->s.flows.count = n;
+}
+
+static void rnd_queue(struct device *d, int q, bool filter,
+		      struct tun_state_queue *g)
+{
+	bool attached = is_attached(d, q);
+	int places;
+
+	if (d->shape.flags & IFF_MULTI_QUEUE && one_in(3))
+		attached = !attached;
+	places = attached_after(d, q, attached);
+	if (!attached)
+		places = d->shape.nr_queues - places;
+
+	rnd_bytes(g, sizeof(*g));
+	g->reserved = 0;
+	g->index = below(places);
+	g->flags = d->queue[q].flags & ~HAS_FILTER;
+	g->flags |= attached ? ATTACHED : 0;
+	g->flags |= below(2) ? TUN_STATE_QUEUE_SELF : 0;
+	if (filter && below(2))
+		g->flags |= HAS_FILTER;
+}
+
+/* A random state for some groups, and what is to be expected of it */
+static void rnd_state_of(struct device *d, int q, uint64_t mask,
+			 struct full *st, struct full *next)
+{
+	struct tun_state *s = &st->s, *n = &next->s;
+	bool any_queue = d->attached;
+
+	/* Other groups are not looked at */
+	rnd_bytes(s, sizeof(*s));
+	full_point(st);
+	full_copy(next, &d->want);
+
+	if (mask & TUN_STATE_FLAGS) {
+		rnd_flags(d, &s->device);
+		n->device = s->device;
+	}
+	if (mask & TUN_STATE_OWNER) {
+		rnd_owner(&s->owner);
+		n->owner = s->owner;
+	}
+	if (mask & TUN_STATE_VNET) {
+		rnd_vnet(&s->vnet);
+		n->vnet = s->vnet;
+	}
+	if (mask & TUN_STATE_OFFLOAD) {
+		rnd_offload(d, &s->offload);
+		n->offload.enabled = s->offload.enabled & ~TUN_F_UFO;
+	}
+	if (mask & TUN_STATE_SNDBUF) {
+		rnd_sndbuf(&s->sndbuf);
+		n->sndbuf = s->sndbuf;
+	}
+	if (mask & TUN_STATE_TXFILTER) {
+		rnd_txfilter(d, &s->txfilter);
+		n->txfilter = s->txfilter;
+	}
+	if (mask & TUN_STATE_SOCKFILTER) {
+		rnd_sockfilter(d, st);
+		n->sockfilter.count = s->sockfilter.count;
+		memcpy(next->insns, st->insns,
+		       s->sockfilter.count * sizeof(st->insns[0]));
+	}
+	if (mask & TUN_STATE_STEERING)
+		n->steering = rnd_prog(&d->want.s.steering,
+				       &d->reported[q][0], &s->steering);
+	if (mask & TUN_STATE_FILTER)
+		n->filter = rnd_prog(&d->want.s.filter,
+				     &d->reported[q][1], &s->filter);
+	if (mask & TUN_STATE_FLOWS) {
+		rnd_flows(st);
+		n->flows.count = s->flows.count;
+		memcpy(next->flows, st->flows,
+		       s->flows.count * sizeof(st->flows[0]));
+		qsort(next->flows, n->flows.count, sizeof(st->flows[0]),
+		      flow_cmp);
+	}
+	if (mask & TUN_STATE_QUEUE) {
+		rnd_queue(d, q, n->sockfilter.count, &s->queue);
+		any_queue = attached_after(d, q, s->queue.flags & ATTACHED);
+	}
+	if (mask & TUN_STATE_LINK) {
+		rnd_link(d, any_queue, &s->link);
+		n->link = s->link;
+	}
+}
+
+static bool same_program(const struct full *a, const struct full *b)
+{
+	return a->s.sockfilter.count == b->s.sockfilter.count &&
+	       !memcmp(a->insns, b->insns,
+		       a->s.sockfilter.count * sizeof(a->insns[0]));
+}
+
+/* Expect what was set through a queue */
+static void expect(struct device *d, int q, uint64_t mask,
+		   const struct full *st, const struct full *next)
+{
+	bool detached = false;
+	int i;
+
+	if (mask & TUN_STATE_SOCKFILTER && !same_program(&d->want, next)) {
+		for (i = 0; i < d->shape.nr_queues; i++) {
+			d->queue[i].flags &= ~HAS_FILTER;
+			if (next->s.sockfilter.count)
+				d->queue[i].flags |= HAS_FILTER;
+		}
+	}
+	if (mask & TUN_STATE_SNDBUF)
+		d->queue[q].sndbuf = st->s.sndbuf.queue;
+	if (mask & TUN_STATE_QUEUE) {
+		if (st->s.queue.flags & ATTACHED && !is_attached(d, q)) {
+			model_attach(d, q);
+			nr_moves++;
+		} else if (!(st->s.queue.flags & ATTACHED) &&
+			   is_attached(d, q)) {
+			model_detach(d, q);
+			detached = true;
+			nr_moves++;
+		}
+		model_place(d, q, st->s.queue.index);
+		d->queue[q].flags &= ~HAS_FILTER;
+		d->queue[q].flags |= st->s.queue.flags & HAS_FILTER;
+	}
+	full_copy(&d->want, next);
+	/* A queue that is detached may take flows along, as with TUNSETQUEUE */
+	if (detached && !(mask & TUN_STATE_FLOWS))
+		d->flows_set = 0;
+}
+
+static void rnd_set(struct device *d, int q, uint64_t mask)
+{
+	static struct full st, next;
+	uint64_t diff, start = now_ms(), same = mask;
+
+	rnd_state_of(d, q, mask, &st, &next);
+	set(d, q, mask, &st);
+	if (mask & TUN_STATE_FLOWS)
+		d->flows_set = start;
+	expect(d, q, mask, &st, &next);
+	verify(d, q, "SET");
+
+	diff = check(d, q, mask, &st);
+	if (flows_old(d)) {
+		diff &= ~TUN_STATE_FLOWS;
+		same &= ~TUN_STATE_FLOWS;
+	}
+	if (diff)
+		fail("CHECK of what was set:%s", names(diff));
+	if (flows_old(d))
+		same &= ~TUN_STATE_FLOWS;
+	set(d, q, same, &st);
+	nr_noops++;
+	verify(d, below(d->shape.nr_queues), "SET of the same");
+}
+
+/* One field of one group is another one. Returns the group. */
+static uint64_t rnd_change(const struct device *d, struct full *st)
+{
+	struct tun_state *s = &st->s;
+	struct tun_state_queue *queue;
+	struct tun_state_prog *prog;
+	struct sock_filter *insn;
+	unsigned int i;
+
+	switch (below(ARRAY_SIZE(groups))) {
+	case 0:
+		switch (below(7)) {
+		case 0:
+			s->identity.netns ^= 1ULL << below(64);
+			break;
+		case 1:
+			s->identity.ifindex ^= 1U << below(32);
+			break;
+		case 2:
+			s->identity.mtu ^= 1U << below(32);
+			break;
+		case 3:
+			s->identity.type ^= 1U << below(16);
+			break;
+		case 4:
+			s->identity.addr_len ^= 1U << below(8);
+			break;
+		case 5:
+			s->identity.name[below(16)] ^= 1U << below(8);
+			break;
+		case 6:
+			s->identity.addr[below(32)] ^= 1U << below(8);
+			break;
+		}
+		return TUN_STATE_IDENTITY;
+	case 1:
+		do {
+			i = (features | IFF_PERSIST) & ~IFF_NO_CARRIER &
+			    1U << below(16);
+		} while (!i);
+		s->device.flags ^= i;
+		return TUN_STATE_FLAGS;
+	case 2:
+		if (below(2))
+			s->owner.uid ^= 1U << below(32);
+		else
+			s->owner.gid ^= 1U << below(32);
+		return TUN_STATE_OWNER;
+	case 3:
+		if (below(2))
+			s->vnet.flags ^= TUN_STATE_VNET_LE;
+		else
+			s->vnet.hdr_size = s->vnet.hdr_size % 1000000 + 11;
+		return TUN_STATE_VNET;
+	case 4:
+		/* Not @supported, which does not count */
+		i = s->offload.enabled;
+		if (i & TUN_F_CSUM && !(i & ~(TUN_F_CSUM | TUN_F_TSO4)))
+			s->offload.enabled ^= TUN_F_TSO4;
+		else
+			s->offload.enabled = TUN_F_CSUM;
+		return TUN_STATE_OFFLOAD;
+	case 5:
+		if (below(2))
+			s->sndbuf.device = s->sndbuf.device % 1000000 + 1;
+		else
+			s->sndbuf.queue = s->sndbuf.queue % 1000000 + 1;
+		return TUN_STATE_SNDBUF;
+	case 6:
+		switch (below(3)) {
+		case 0:
+			s->link.carrier ^= 1;
+			break;
+		case 1:
+			s->link.msg_enable ^= 1U << below(32);
+			break;
+		case 2:
+			s->link.rx_batched = (s->link.rx_batched + 1) % 65;
+			break;
+		}
+		return TUN_STATE_LINK;
+	case 7:
+		i = s->txfilter.count;
+		if (i && below(2))
+			s->txfilter.hash ^= 1ULL << below(64);
+		else if (i)
+			s->txfilter.addr[below(i)][below(6)] ^= 1U << below(8);
+		else
+			s->txfilter.count = 1 + below(8);
+		return TUN_STATE_TXFILTER;
+	case 8:
+		i = s->sockfilter.count;
+		insn = &st->insns[i ? i - 1 : 0];
+		if (!i) {
+			*insn = (struct sock_filter){ BPF_RET | BPF_K };
+			s->sockfilter.count = 1;
+		} else if (below(2)) {
+			insn->k ^= 1U << below(32);
+		} else {
+			s->sockfilter.count = 0;
+		}
+		return TUN_STATE_SOCKFILTER;
+	case 9:
+	case 10:
+		prog = below(2) ? &s->steering : &s->filter;
+		if (prog->id) {
+			switch (below(3)) {
+			case 0:
+				/* 0 would be an error, with a type */
+				i = prog->id ^ 1U << below(32);
+				prog->id = i ? i : prog->id + 1;
+				break;
+			case 1:
+				prog->type ^= 1U << below(32);
+				break;
+			case 2:
+				prog->tag[below(8)] ^= 1U << below(8);
+				break;
+			}
+		} else if (below(2)) {
+			prog->id = 1 + below(INT32_MAX);
+		} else {
+			prog->action = TUN_STATE_PROG_FD;
+			prog->fd = progs[below(NR_PROGS)].fd;
+		}
+		return prog == &s->steering ? TUN_STATE_STEERING :
+					      TUN_STATE_FILTER;
+	case 11:
+		s->xdp.id ^= 1U << below(32);
+		return TUN_STATE_XDP;
+	case 12:
+		i = s->flows.count;
+		if (!i || (below(2) && i < NR_FLOWS)) {
+			/* Another one that is not there yet */
+			st->flows[i] = (struct tun_state_flow){
+				.rxhash = i ? st->flows[i - 1].rxhash : 0,
+			};
+			while (i && bsearch(&st->flows[i], st->flows, i,
+					    sizeof(st->flows[0]), flow_cmp))
+				st->flows[i].rxhash++;
+			s->flows.count++;
+		} else if (below(2)) {
+			s->flows.count--;
+		} else {
+			st->flows[below(i)].queue_index ^= 1U << below(8);
+		}
+		return TUN_STATE_FLOWS;
+	case 13:
+		if (below(2))
+			s->queue.index ^= 1U << below(32);
+		else
+			s->queue.flags ^= 1U << below(4);
+		return TUN_STATE_QUEUE;
+	default:
+		queue = &st->queues[below(d->shape.nr_queues)];
+		switch (below(4)) {
+		case 0:
+			queue->index ^= 1U << below(32);
+			break;
+		case 1:
+			queue->flags ^= 1U << below(4);
+			break;
+		case 2:
+			queue->sndbuf ^= 1U << below(32);
+			break;
+		case 3:
+			s->queues.count--;
+			break;
+		}
+		return TUN_STATE_QUEUES;
+	}
+}
+
+static void change_one(struct device *d, int q)
+{
+	static struct full st;
+	uint64_t diff, group;
+
+	see(d, q);
+	full_copy(&st, &d->want);
+	/* What does not count */
+	st.s.queue.ring_len++;
+	st.s.queue.flags ^= TUN_STATE_QUEUE_SELF;
+	st.s.offload.supported++;
+	group = rnd_change(d, &st);
+	diff = check(d, q, ALL_GROUPS, &st);
+	if (flows_old(d)) {
+		diff &= ~TUN_STATE_FLOWS;
+		group &= ~TUN_STATE_FLOWS;
+	}
+	if (diff != group)
+		fail("CHECK with another%s finds%s, bits %#llx", names(group),
+		     diff ? "" : " nothing", (unsigned long long)diff);
+	nr_changes++;
+}
+
+static int prog_fd(uint32_t id)
+{
+	int i;
+
+	for (i = 0; i < NR_PROGS; i++)
+		if (progs[i].desc.id == id)
+			return progs[i].fd;
+	fail("unknown program %u", id);
+}
+
+/* The other device has not reported these programs: it must be given them */
+static void give_prog(struct tun_state_prog *prog)
+{
+	if (!prog->id)
+		return;
+	prog->fd = prog_fd(prog->id);
+	prog->action = TUN_STATE_PROG_FD;
+}
+
+/* The state of a device on a fresh one, queue by queue in ascending order: the
+ * attached ones first, or the detached ones
+ */
+static void move_to_fresh(struct device *from, struct device *to)
+{
+	static struct full states[NR_QUEUES];
+	int n = from->shape.nr_queues, i, q;
+	bool detached_first = below(2);
+
+	for (q = 0; q < n; q++) {
+		see(from, q);
+		get(from, q, &states[q], &from->want);
+	}
+	for (i = 0; i < n; i++) {
+		q = from->order[detached_first ? (i + from->attached) % n : i];
+		give_prog(&states[q].s.steering);
+		give_prog(&states[q].s.filter);
+		set(to, q, ALL_GROUPS & ~TUN_STATE_IDENTITY, &states[q]);
+	}
+
+	/* The same state, but for the name */
+	from->want.s.identity = to->want.s.identity;
+	full_copy(&to->want, &from->want);
+	memcpy(to->queue, from->queue, sizeof(to->queue));
+	memcpy(to->order, from->order, sizeof(to->order));
+	to->attached = from->attached;
+	to->flows_set = from->flows_set;
+	for (q = 0; q < n; q++)
+		verify(to, q, "SET on a fresh device");
+	nr_fresh++;
+}
+
+static void run(unsigned int runs)
+{
+	static struct device devices[2];
+	struct device *d = &devices[0], *other = &devices[1], *tmp;
+	unsigned int i, nr_of_shape = 0;
+	bool there = false, last;
+	struct shape shape;
+	uint64_t mask;
+	int q;
+
+	for (i = 0; i < runs; i++) {
+		state_nr = i;
+		rnd_state = seed + i * 0xd1342543de82ef95;
+		if (!there) {
+			rnd_shape(&shape);
+			make(d, &shape);
+			detach_some(d);
+			there = true;
+			nr_of_shape = 1;
+		}
+		last = i % PER_DEVICE == PER_DEVICE - 1 || i == runs - 1;
+		if (last)
+			make(other, &shape);
+
+		q = below(shape.nr_queues);
+		mask = one_in(3) ? rnd() & SETTABLE : SETTABLE;
+		rnd_set(d, q, last ? SETTABLE : mask);
+		if (one_in(4))
+			change_one(d, q);
+		if (!last)
+			continue;
+
+		move_to_fresh(d, other);
+		retire(d);
+		tmp = d;
+		d = other;
+		other = tmp;
+		if (nr_of_shape++ == PER_SHAPE || i == runs - 1) {
+			retire(d);
+			there = false;
+		}
+	}
+	delete_old();
+}
+
+static void find_limits(void)
+{
+	char name[IFNAMSIZ] = "probe", text[16] = "";
+	unsigned int optmem = 2560 * sizeof(long);
+	int fd = tun_queue(name, IFF_TAP), value, file;
+
+	if (fd < 0 || ioctl(fd, TUNGETFEATURES, &features))
+		ksft_exit_fail_msg("TUNGETFEATURES: %s\n", strerror(errno));
+	vnet_be = !ioctl(fd, TUNGETVNETBE, &value);
+	close(fd);
+
+	/* Two programs must fit, old and new, at 8 bytes an instruction */
+	file = open("/proc/sys/net/core/optmem_max", O_RDONLY);
+	if (file >= 0) {
+		if (read(file, text, sizeof(text) - 1) > 0)
+			optmem = atoi(text);
+		close(file);
+	}
+	max_weight = optmem / 16 - 100;
+}
+
+static void load_progs(void)
+{
+	struct bpf_prog_info info;
+	int i;
+
+	for (i = 0; i < NR_PROGS; i++) {
+		progs[i].fd = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, i);
+		if (progs[i].fd < 0 || prog_info(progs[i].fd, &info))
+			ksft_exit_fail_msg("eBPF: %s\n", strerror(errno));
+		progs[i].desc.id = info.id;
+		progs[i].desc.type = info.type;
+		memcpy(progs[i].desc.tag, info.tag, sizeof(info.tag));
+	}
+}
+
+static uint64_t number(int argc, char **argv, int arg, const char *env,
+		       uint64_t otherwise)
+{
+	const char *text = argc > arg ? argv[arg] : getenv(env);
+	uint64_t value;
+	char *end;
+
+	if (!text || !*text)
+		return otherwise;
+	errno = 0;
+	value = strtoull(text, &end, 0);
+	if (errno || *end)
+		ksft_exit_fail_msg("what is %s?\n", text);
+	return value;
+}
+
+int main(int argc, char **argv)
+{
+	struct timespec ts;
+	const char *why;
+	uint64_t runs;
+
+	ksft_print_header();
+	clock_gettime(CLOCK_REALTIME, &ts);
+	runs = number(argc, argv, 1, "TUN_STATE_RUNS", RUNS);
+	seed = number(argc, argv, 2, "TUN_STATE_SEED",
+		      ts.tv_sec * 1000000000ULL + ts.tv_nsec);
+	why = tun_state_enter();
+	if (why)
+		ksft_exit_skip("%s\n", why);
+	ksft_set_plan(4);
+	ksft_print_msg("TUN_STATE_RUNS=%llu TUN_STATE_SEED=%llu\n",
+		       (unsigned long long)runs, (unsigned long long)seed);
+
+	find_limits();
+	load_progs();
+	run(runs);
+
+	ksft_print_msg("%llu states, %lu devices, %lu SETs, %lu GETs\n",
+		       (unsigned long long)runs, nr_devices, nr_sets, nr_gets);
+	ksft_print_msg("%lu queues moved, %lu instructions, %lu flows\n",
+		       nr_moves, nr_insns, nr_flows);
+	ksft_print_msg("flows not compared, as it took too long: %lu\n",
+		       nr_late);
+	/* Nothing has failed; has there been anything that could? */
+	ksft_test_result(runs && (runs < 100 ||
+				  (nr_flows && nr_insns && nr_moves)),
+			 "%llu states are as they were set\n",
+			 (unsigned long long)runs);
+	ksft_test_result(nr_noops == runs,
+			 "%lu of them compare equal, and set again change nothing\n",
+			 nr_noops);
+	ksft_test_result(nr_fresh, "%lu are the same on a fresh device\n",
+			 nr_fresh);
+	ksft_test_result(nr_changes || runs < 100, "%lu single changes are found\n",
+			 nr_changes);
+	ksft_finished();
+}

@@ -1,0 +1,1258 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * TUNGETSTATE and TUNSETSTATE on all queues at once, against everything else
+ * that may happen to a device meanwhile. Some threads set one of a few whole
+ * states, and whoever reads must see one of them, never a mix of two.
+ *
+ * TUN_STATE_CALLS is the number of calls that each thread makes.
+ */
+#include <poll.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <linux/userfaultfd.h>
+#include <netinet/in.h>
+
+#include "../kselftest_harness.h"
+#include "tun_state_util.h"
+
+#define QUEUES 4
+#define STATES 3
+#define FRESH STATES		/* what a new device has */
+#define MAX_JOBS 24
+#define TYPE (IFF_TAP | IFF_MULTI_QUEUE)
+#define TIMEOUT 1200		/* a slow kernel on a slow machine */
+
+/* What a whole state consists of, but for what each queue has of its own */
+#define WHOLE (TUN_STATE_FLAGS | TUN_STATE_OWNER | TUN_STATE_VNET |	\
+	       TUN_STATE_OFFLOAD | TUN_STATE_SNDBUF | TUN_STATE_LINK |	\
+	       TUN_STATE_TXFILTER | TUN_STATE_SOCKFILTER |		\
+	       TUN_STATE_STEERING | TUN_STATE_FILTER | TUN_STATE_FLOWS)
+#define PROGS (TUN_STATE_STEERING | TUN_STATE_FILTER)
+
+struct job {
+	pthread_t thread;
+	void (*run)(struct job *job);
+	bool caller;
+	unsigned int nr;
+	unsigned int rounds;
+	uint32_t random;
+};
+
+/* One test; each has a process of its own */
+static struct {
+	char name[IFNAMSIZ];
+	int fd[QUEUES];
+	struct state whole[STATES + 1];
+	struct job jobs[MAX_JOBS];
+	unsigned int nr_jobs;
+	unsigned int calls;
+	atomic_uint callers;	/* that are not done yet */
+	atomic_uint made;	/* calls that had a device */
+	atomic_uint failures;
+
+	/* What to expect */
+	uint64_t groups;	/* that nobody but the setters changes */
+	bool recreated;		/* EBADFD, and the state of a new device */
+	bool reopened;		/* two queues may be each other's successors */
+	bool one_queue;		/* setters and getters share one */
+	bool own_filter;	/* queues without the device's filter */
+	unsigned int more_queues;
+} t;
+
+static void fail(const char *format, ...)
+{
+	va_list ap;
+
+	/* The first ones tell it all */
+	if (atomic_fetch_add(&t.failures, 1) > 20)
+		return;
+	va_start(ap, format);
+	flockfile(stdout);
+	printf("# ");
+	vprintf(format, ap);
+	printf("\n");
+	funlockfile(stdout);
+	va_end(ap);
+}
+
+static unsigned int pick(struct job *job, unsigned int n)
+{
+	job->random ^= job->random << 13;
+	job->random ^= job->random >> 17;
+	job->random ^= job->random << 5;
+	return job->random % n;
+}
+
+/* As long as there are calls, and until it has worked once at least */
+static bool go_on(struct job *job)
+{
+	return atomic_load(&t.callers) || (!job->rounds && !t.failures);
+}
+
+/* A queue is known by its send buffer size, whatever its index */
+static int32_t own_sndbuf(unsigned int queue, unsigned int k)
+{
+	return 1000000 * (queue + 1) + k;
+}
+
+static void make_prog(struct tun_state_prog *prog, int ret)
+{
+	struct bpf_prog_info info;
+
+	prog->action = TUN_STATE_PROG_FD;
+	prog->fd = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, ret);
+	if (prog_info(prog->fd, &info)) {
+		fail("no program: %m");
+		return;
+	}
+	prog->id = info.id;
+	prog->type = info.type;
+	memcpy(prog->tag, info.tag, sizeof(prog->tag));
+}
+
+/* Different from the others in every group, in as many fields as can be */
+static void make_whole(unsigned int k)
+{
+	static const unsigned int offloads[] = {
+		TUN_F_CSUM | TUN_F_TSO4, TUN_F_CSUM | TUN_F_TSO6, 0
+	};
+	static const unsigned int flags[] = {
+		IFF_NO_PI, IFF_VNET_HDR | IFF_PERSIST,
+		IFF_NO_PI | IFF_VNET_HDR | IFF_ONE_QUEUE | IFF_NAPI
+	};
+	static const unsigned int hdr_sizes[] = { 10, 12, 20 };
+	static const unsigned int batched[] = { 1, 33, 64 };
+	static const unsigned int addrs[] = { 1, 8, 3 };
+	static const unsigned int insns[] = { 2, 3, 5 };
+	static const unsigned int flows[] = { 3, 1, 5 };
+	struct state *st = &t.whole[k];
+	struct tun_state *s = &st->s;
+	unsigned int i;
+
+	s->device.flags = TYPE | flags[k];
+	s->owner.uid = 1000 + k;
+	s->owner.gid = 2000 + k;
+	s->vnet.hdr_size = hdr_sizes[k];
+	s->vnet.flags = k == 1 ? TUN_STATE_VNET_LE : 0;
+	s->offload.enabled = offloads[k];
+	s->sndbuf.device = 100000 * (k + 1);
+	s->link.carrier = k != 1;
+	s->link.msg_enable = 0x2000 << k;
+	s->link.rx_batched = batched[k];
+	s->txfilter.count = addrs[k];
+	s->txfilter.hash = 0x0101010101010101 << k;
+	for (i = 0; i < addrs[k]; i++) {
+		memset(s->txfilter.addr[i], 0x10 * k + i, ETH_ALEN);
+		s->txfilter.addr[i][0] = 2;
+	}
+	s->sockfilter.count = insns[k];
+	for (i = 0; i < insns[k]; i++)
+		st->insns[i] = (struct sock_filter)
+			{ BPF_LD | BPF_IMM, 0, 0, k };
+	st->insns[i - 1] = (struct sock_filter){ BPF_RET | BPF_K, 0, 0, ~0 };
+	if (k != 2)
+		make_prog(&s->steering, 1 + k);
+	if (k != 0)
+		make_prog(&s->filter, 0xfff0 + k);
+	s->flows.count = flows[k];
+	for (i = 0; i < flows[k]; i++) {
+		st->flows[i].rxhash = 0x10000000 * (k + 1) + i;
+		/* Detaching a queue deletes flows of lower ones */
+		st->flows[i].queue_index = 100 + 10 * k + i;
+	}
+}
+
+/* Another thread's buffers must not be used by two calls at a time */
+static void whole_argument(struct state *st, unsigned int k, unsigned int queue)
+{
+	*st = t.whole[k];
+	state_point(st);
+	st->s.sndbuf.queue = own_sndbuf(queue, k);
+}
+
+static const struct {
+	uint64_t bit;
+	size_t start;
+	size_t end;
+} compared[] = {
+#define COMPARED(bit, first, next) {					\
+	TUN_STATE_##bit, offsetof(struct tun_state, first),		\
+	offsetof(struct tun_state, next) }
+	COMPARED(FLAGS, device, owner),
+	COMPARED(OWNER, owner, vnet),
+	COMPARED(VNET, vnet, offload),
+	COMPARED(OFFLOAD, offload.enabled, offload.supported),
+	COMPARED(SNDBUF, sndbuf.device, sndbuf.queue),
+	COMPARED(LINK, link, txfilter),
+	COMPARED(TXFILTER, txfilter, sockfilter),
+	COMPARED(SOCKFILTER, sockfilter.count, steering),
+	COMPARED(STEERING, steering, steering.action),
+	COMPARED(FILTER, filter, filter.action),
+};
+
+/* A flow goes when it is old, so some may be missing, but the others are old
+ * then, too; all of them may.
+ */
+static bool flows_match(const struct state *got, const struct state *want)
+{
+	unsigned int i, j = 0;
+
+	for (i = 0; i < got->s.flows.count; i++) {
+		while (j < want->s.flows.count &&
+		       want->flows[j].rxhash != got->flows[i].rxhash)
+			j++;
+		if (j == want->s.flows.count ||
+		    want->flows[j].queue_index != got->flows[i].queue_index)
+			return false;
+		if (got->s.flows.count != want->s.flows.count &&
+		    got->flows[i].age_ms < 2000)
+			return false;
+	}
+	return true;
+}
+
+static uint64_t differences(const struct state *got, unsigned int k)
+{
+	const struct state *want = &t.whole[k];
+	uint64_t diff = 0;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(compared); i++) {
+		if (memcmp((char *)&got->s + compared[i].start,
+			   (char *)&want->s + compared[i].start,
+			   compared[i].end - compared[i].start))
+			diff |= compared[i].bit;
+	}
+	if (memcmp(got->insns, want->insns, sizeof(got->insns)))
+		diff |= TUN_STATE_SOCKFILTER;
+	if (!flows_match(got, want))
+		diff |= TUN_STATE_FLOWS;
+	/* A new device takes its own from the file that made it */
+	if (k == FRESH)
+		diff &= ~TUN_STATE_SNDBUF;
+	if (t.one_queue && got->s.sndbuf.queue != own_sndbuf(0, k))
+		diff |= TUN_STATE_SNDBUF;
+	return diff & t.groups;
+}
+
+static void check_whole(const struct state *st)
+{
+	unsigned int k, n = STATES + t.recreated;
+
+	for (k = 0; k < n; k++)
+		if (!differences(st, k))
+			return;
+	fail("torn: differs from each whole state, by %llx %llx %llx",
+	     (unsigned long long)differences(st, 0),
+	     (unsigned long long)differences(st, 1),
+	     (unsigned long long)differences(st, 2));
+}
+
+static void check_queues(const struct state *st)
+{
+	const struct tun_state_queues *all = &st->s.queues;
+	const struct tun_state_queue *queue, *self = NULL;
+	unsigned int i, owner, seen = 0;
+	bool attached, filter;
+
+	if (all->attached + all->detached != all->count ||
+	    all->count > QUEUES + t.more_queues ||
+	    (!t.recreated && all->count < QUEUES)) {
+		fail("%u attached, %u detached, %u in all", all->attached,
+		     all->detached, all->count);
+		return;
+	}
+	for (i = 0; i < all->count; i++) {
+		queue = &st->queues[i];
+		attached = i < all->attached;
+		if (!!(queue->flags & TUN_STATE_QUEUE_ATTACHED) != attached ||
+		    queue->index != i - (attached ? 0 : all->attached))
+			fail("queue %u of %u+%u has index %u, flags %x", i,
+			     all->attached, all->detached, queue->index,
+			     queue->flags);
+		if (queue->ring_size != st->queues[0].ring_size)
+			fail("queue %u has another ring: %u, %u", i,
+			     queue->ring_size, st->queues[0].ring_size);
+		if (queue->ring_len > queue->ring_size)
+			fail("%u packets in %u places", queue->ring_len,
+			     queue->ring_size);
+		filter = queue->flags & TUN_STATE_QUEUE_SOCKFILTER;
+		if (filter != !!st->s.sockfilter.count &&
+		    !(t.own_filter && !filter))
+			fail("queue %u has flags %x, filter %u", i,
+			     queue->flags, st->s.sockfilter.count);
+		owner = queue->sndbuf / 1000000;
+		if (owner >= 1 && owner <= QUEUES) {
+			if (seen & 1 << owner && !t.reopened)
+				fail("two queues are queue %u", owner - 1);
+			seen |= 1 << owner;
+		}
+		if (queue->flags & TUN_STATE_QUEUE_SELF) {
+			if (self)
+				fail("two queues are this one");
+			self = queue;
+		}
+	}
+	if (!self)
+		fail("no queue is this one");
+	else if (self->index != st->s.queue.index ||
+		 self->flags != st->s.queue.flags ||
+		 self->ring_size != st->s.queue.ring_size ||
+		 self->sndbuf != st->s.queue.sndbuf ||
+		 self->sndbuf != st->s.sndbuf.queue)
+		fail("what queues, queue and sndbuf say is not the same");
+	if (!t.recreated && !t.reopened &&
+	    __builtin_popcount(seen) != QUEUES)
+		fail("a queue is missing, seen are %x", seen);
+}
+
+static void check_flows(const struct state *st)
+{
+	unsigned int i;
+
+	for (i = 0; i < st->s.flows.count; i++) {
+		if (st->flows[i].queue_index > 255 || st->flows[i].reserved ||
+		    (i && st->flows[i].rxhash <= st->flows[i - 1].rxhash))
+			fail("flow %u: hash %x queue %u", i,
+			     st->flows[i].rxhash, st->flows[i].queue_index);
+	}
+}
+
+/* The calls; one without a device does not count */
+
+static bool had_device(int err)
+{
+	if (err == EBADFD && t.recreated) {
+		usleep(100);
+		return false;
+	}
+	atomic_fetch_add(&t.made, 1);
+	return true;
+}
+
+static void get_job(struct job *job)
+{
+	const uint64_t mask = ALL_GROUPS;
+	unsigned int i, queue;
+	struct state st;
+	int err = 0;
+
+	for (i = 0; i < t.calls && !t.failures; i += err != EBADFD) {
+		queue = t.one_queue ? 0 : pick(job, QUEUES);
+		err = state_get(t.fd[queue], mask, &st);
+		if (!had_device(err))
+			continue;
+		/* More has been learned than there is room for */
+		if (err == ENOSPC && st.s.failed == TUN_STATE_FLOWS &&
+		    st.s.flows.count > MAX_FLOWS &&
+		    !(t.groups & TUN_STATE_FLOWS))
+			continue;
+		if (err) {
+			fail("GET: %s, failed %llx", strerror(err),
+			     (unsigned long long)st.s.failed);
+			return;
+		}
+		if (st.s.mask != mask)
+			fail("GET: mask %llx", (unsigned long long)st.s.mask);
+		check_whole(&st);
+		check_queues(&st);
+		check_flows(&st);
+		job->rounds++;
+	}
+}
+
+static void set_job(struct job *job)
+{
+	unsigned int i, queue;
+	struct state st;
+	int err = 0;
+
+	for (i = 0; i < t.calls && !t.failures; i += err != EBADFD) {
+		queue = t.one_queue ? 0 : pick(job, QUEUES);
+		whole_argument(&st, pick(job, STATES), queue);
+		err = state_set(t.fd[queue], WHOLE, &st);
+		if (!had_device(err))
+			continue;
+		if (!err && st.s.mask != WHOLE)
+			fail("SET: mask %llx", (unsigned long long)st.s.mask);
+		if (!err)
+			job->rounds++;
+		else
+			fail("SET: %s, failed %llx", strerror(err),
+			     (unsigned long long)st.s.failed);
+	}
+}
+
+/* The states differ in all groups, so either all of them differ, or none */
+static void check_job(struct job *job)
+{
+	unsigned int i, k, queue;
+	struct state st;
+	uint64_t mask;
+	int err = 0;
+
+	for (i = 0; i < t.calls && !t.failures; i += err != EBADFD) {
+		queue = t.one_queue ? 0 : pick(job, QUEUES);
+		k = pick(job, STATES);
+		mask = t.groups & ~TUN_STATE_FLOWS;
+		whole_argument(&st, k, queue);
+		/* What the queue has of its own is another matter */
+		if (!t.one_queue)
+			mask &= ~TUN_STATE_SNDBUF;
+		err = state_check(t.fd[queue], mask, &st);
+		if (!had_device(err))
+			continue;
+		if (err) {
+			fail("CHECK: %s, failed %llx", strerror(err),
+			     (unsigned long long)st.s.failed);
+			return;
+		}
+		if (st.s.mask && st.s.mask != mask &&
+		    !(t.recreated &&
+		      st.s.mask == (differences(&t.whole[FRESH], k) & mask)))
+			fail("CHECK: torn, %llx of %llx differ",
+			     (unsigned long long)st.s.mask,
+			     (unsigned long long)mask);
+		job->rounds++;
+	}
+}
+
+/* What happens meanwhile */
+
+#define PACKET_LEN 64
+
+static void make_packet(unsigned char *packet, unsigned int flow)
+{
+	static const unsigned char start[] = {
+		2, 0, 0, 0, 0, 0, 2, 1, 1, 1, 1, 1, 8, 0,
+		0x45, 0, 0, PACKET_LEN - ETH_HLEN, 0, 0, 0, 0, 64, 17, 0, 0,
+		192, 0, 2, 2, 192, 0, 2, 1, 0, 0, 0, 9,
+		0, PACKET_LEN - ETH_HLEN - 20, 0, 0,
+	};
+
+	memset(packet, 0, PACKET_LEN);
+	memcpy(packet, start, sizeof(start));
+	packet[34] = 1 + flow / 256;
+	packet[35] = flow;
+}
+
+static void expect_errno(const char *what, const int *expected)
+{
+	for (; *expected; expected++)
+		if (errno == *expected)
+			return;
+	fail("%s: %m", what);
+}
+
+/* From the host to the device */
+static void send_job(struct job *job)
+{
+	static const int expected[] = { ENETDOWN, ENXIO, ENOBUFS, ENODEV, 0 };
+	struct sockaddr_ll sll = {
+		.sll_family = AF_PACKET,
+		.sll_protocol = htons(ETH_P_IP),
+	};
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+	unsigned char packet[PACKET_LEN];
+
+	do {
+		make_packet(packet, pick(job, 8));
+		sll.sll_ifindex = netdev_index(t.name);
+		if (sll.sll_ifindex < 0)
+			continue;
+		if (sendto(fd, packet, sizeof(packet), 0, (void *)&sll,
+			   sizeof(sll)) < 0)
+			expect_errno("send", expected);
+		job->rounds++;
+	} while (go_on(job));
+	close(fd);
+}
+
+static void udp_job(struct job *job)
+{
+	static const int expected[] = {
+		ENETDOWN, ENETUNREACH, EHOSTUNREACH, ENOBUFS, EINVAL, EAGAIN,
+		EPERM, 0
+	};
+	struct sockaddr_in sin = {
+		.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(0xc0000202),
+		.sin_port = htons(9),
+	};
+	char byte = 0;
+	int fd;
+
+	do {
+		fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+		if (sendto(fd, &byte, 1, 0, (void *)&sin, sizeof(sin)) < 0)
+			expect_errno("UDP", expected);
+		close(fd);
+		job->rounds++;
+	} while (go_on(job));
+}
+
+static void read_job(struct job *job)
+{
+	/* EFAULT is how tun says that the device has gone while it waited */
+	static const int expected[] = { EAGAIN, EBADFD, EFAULT, EIO, 0 };
+	char packet[2048];
+	ssize_t n;
+
+	do {
+		n = read(t.fd[pick(job, QUEUES)], packet, sizeof(packet));
+		if (n < 0)
+			expect_errno("read", expected);
+		else if (n < ETH_HLEN)
+			fail("read %zd bytes of a packet", n);
+		if (n < 0)
+			sched_yield();
+		job->rounds++;
+	} while (go_on(job));
+}
+
+/* What is in front of the packet depends on a state that may just have gone */
+static void write_job(struct job *job)
+{
+	static const unsigned int headers[] = { 0, 4, 10, 14, 12, 16, 20, 24 };
+	static const int expected[] = {
+		EINVAL, EIO, EBADFD, EAGAIN, EFAULT, ENOMEM, 0
+	};
+	unsigned char packet[24 + PACKET_LEN];
+	unsigned int header;
+
+	do {
+		header = headers[pick(job, ARRAY_SIZE(headers))];
+		memset(packet, 0, sizeof(packet));
+		make_packet(packet + header, pick(job, 8));
+		if (write(t.fd[pick(job, QUEUES)], packet,
+			  header + PACKET_LEN) < 0)
+			expect_errno("write", expected);
+		job->rounds++;
+	} while (go_on(job));
+}
+
+/* The first queue stays, or there would be none that has carrier */
+static void attach_job(struct job *job)
+{
+	static const int expected[] = { EINVAL, 0 };
+	unsigned int flags;
+
+	do {
+		flags = pick(job, 2) ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE;
+		if (tun_set_queue(t.fd[1 + pick(job, QUEUES - 1)], flags))
+			expect_errno("TUNSETQUEUE", expected);
+		else
+			job->rounds++;
+	} while (go_on(job));
+}
+
+/* EINVAL: what it was based upon is not true any more */
+static void place_job(struct job *job)
+{
+	unsigned int queue;
+	struct state st;
+	int err;
+
+	do {
+		queue = pick(job, QUEUES);
+		err = state_get(t.fd[queue], TUN_STATE_QUEUE, &st);
+		if (err) {
+			if (err != EBADFD || !t.recreated)
+				fail("GET queue: %s", strerror(err));
+			continue;
+		}
+		if (queue)
+			st.s.queue.flags ^= TUN_STATE_QUEUE_ATTACHED *
+					    pick(job, 2);
+		st.s.queue.index = pick(job, QUEUES);
+		err = state_set(t.fd[queue], TUN_STATE_QUEUE, &st);
+		if (!err)
+			job->rounds++;
+		else if (err != EINVAL && !(err == EBADFD && t.recreated))
+			fail("SET queue: %s", strerror(err));
+	} while (go_on(job));
+}
+
+/* Replaces a file and so closes its queue; a call may still be on it */
+static void reopen_job(struct job *job)
+{
+	unsigned int queue;
+	struct state st;
+	int fd, err;
+
+	do {
+		queue = 1 + pick(job, QUEUES - 1);
+		fd = tun_queue(t.name, TYPE | IFF_NAPI * pick(job, 2));
+		if (fd < 0) {
+			fail("reopen: %m");
+			return;
+		}
+		err = state_get(fd, ALL_GROUPS, &st);
+		if (err)
+			fail("GET of a new queue: %s", strerror(err));
+		else
+			check_queues(&st);
+		dup2(fd, t.fd[queue]);
+		close(fd);
+		job->rounds++;
+	} while (go_on(job));
+}
+
+static void up_down_job(struct job *job)
+{
+	struct ifreq ifr;
+
+	do {
+		ifr.ifr_flags = job->rounds % 2 ? IFF_UP : 0;
+		if (netdev_ioctl(t.name, SIOCSIFFLAGS, &ifr) &&
+		    !(errno == ENODEV && t.recreated))
+			fail("SIOCSIFFLAGS: %m");
+		job->rounds++;
+	} while (go_on(job));
+}
+
+static void resize_job(struct job *job)
+{
+	struct ifreq ifr;
+
+	do {
+		ifr.ifr_qlen = 1 + pick(job, 600);
+		if (netdev_ioctl(t.name, SIOCSIFTXQLEN, &ifr) &&
+		    !(errno == ENODEV && t.recreated))
+			fail("SIOCSIFTXQLEN: %m");
+		ifr.ifr_mtu = 1000 + pick(job, 500);
+		if (netdev_ioctl(t.name, SIOCSIFMTU, &ifr) &&
+		    !(errno == ENODEV && t.recreated))
+			fail("SIOCSIFMTU: %m");
+		job->rounds++;
+	} while (go_on(job));
+}
+
+static void filter_job(struct job *job)
+{
+	static const struct sock_filter insns[] = {
+		{ BPF_LD | BPF_IMM, 0, 0, 9 },
+		{ BPF_LD | BPF_IMM, 0, 0, 8 },
+		{ BPF_LD | BPF_IMM, 0, 0, 7 },
+		{ BPF_RET | BPF_K, 0, 0, 0xffff },
+	};
+	unsigned int queue;
+	int err;
+
+	do {
+		queue = pick(job, QUEUES);
+		if (pick(job, 2))
+			err = tun_attach_filter(t.fd[queue], insns,
+						ARRAY_SIZE(insns));
+		else
+			err = tun_detach_filter(t.fd[queue]);
+		if (err && !(errno == EBADFD && t.recreated))
+			fail("filter: %m");
+		job->rounds++;
+	} while (go_on(job));
+}
+
+/* On a queue of its own, as what has been captured goes with the next GET on
+ * the file; whoever else replaces the programs, they can be put back.
+ */
+static void prog_job(struct job *job)
+{
+	unsigned int request;
+	int fd, prog, err;
+	struct state st;
+
+	fd = tun_queue(t.name, TYPE);
+	if (fd < 0) {
+		fail("queue for programs: %m");
+		return;
+	}
+	do {
+		prog = prog_load(BPF_PROG_TYPE_SOCKET_FILTER,
+				 0x10000 + job->rounds);
+		request = job->rounds % 2 ? TUNSETSTEERINGEBPF :
+					    TUNSETFILTEREBPF;
+		if (prog < 0 || ioctl(fd, request, &prog))
+			fail("program: %m");
+		close(prog);
+		err = state_get(fd, PROGS, &st);
+		if (err)
+			fail("GET programs: %s", strerror(err));
+		prog = -1;
+		if (ioctl(fd, request, &prog))
+			fail("no program: %m");
+		err = state_set(fd, PROGS, &st);
+		if (err)
+			fail("SET programs by id: %s", strerror(err));
+		job->rounds++;
+	} while (go_on(job) && !t.failures);
+	close(fd);
+}
+
+/* Without a queue of its own: EBADF when it is another one's turn */
+static void captured_job(struct job *job)
+{
+	unsigned int queue;
+	struct state st;
+	int err;
+
+	do {
+		queue = pick(job, QUEUES);
+		err = state_get(t.fd[queue], PROGS, &st);
+		if (!err)
+			err = state_set(t.fd[queue], PROGS, &st);
+		if (err == EBADFD && t.recreated)
+			continue;
+		if (!err)
+			job->rounds++;
+		else if (err != EBADF)
+			fail("captured: %s", strerror(err));
+	} while (go_on(job));
+}
+
+/* Make the device through the files that have lost theirs */
+static void recreate(void)
+{
+	struct ifreq ifr = {};
+	struct state st;
+	int ifindex = 0;
+	unsigned int i;
+
+	for (i = 0; i < QUEUES; i++) {
+		if (state_get(t.fd[i], 0, &st) != EBADFD)
+			fail("queue %u is not without a device", i);
+	}
+	/* It shares its place with the index that the queue has had */
+	if (ioctl(t.fd[0], TUNSETIFINDEX, &ifindex))
+		fail("TUNSETIFINDEX: %m");
+	for (i = 0; i < QUEUES; i++) {
+		ifr.ifr_flags = TYPE;
+		memcpy(ifr.ifr_name, t.name, sizeof(t.name));
+		if (ioctl(t.fd[i], TUNSETIFF, &ifr))
+			fail("TUNSETIFF: %m");
+	}
+}
+
+/* Let the device live for some calls */
+static void wait_for_calls(void)
+{
+	unsigned int made = atomic_load(&t.made);
+
+	while (atomic_load(&t.callers) && atomic_load(&t.made) - made < 50)
+		usleep(1000);
+}
+
+static void delete_job(struct job *job)
+{
+	do {
+		wait_for_calls();
+		if (netdev_delete(t.name)) {
+			fail("cannot delete the device");
+			return;
+		}
+		recreate();
+		job->rounds++;
+	} while (go_on(job));
+}
+
+static bool wait_for_ebadfd(void)
+{
+	struct state st;
+	int i;
+
+	for (i = 0; i < 2000; i++) {
+		if (state_get(t.fd[0], 0, &st) == EBADFD)
+			return true;
+		usleep(10000);
+	}
+	return false;
+}
+
+/* The device goes with the namespace, which nothing else refers to */
+static void netns_job(struct job *job)
+{
+	int home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+	int other;
+
+	do {
+		wait_for_calls();
+		if (unshare(CLONE_NEWNET)) {
+			fail("unshare: %m");
+			break;
+		}
+		other = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+		if (setns(home, CLONE_NEWNET))
+			fail("setns: %m");
+		if (netdev_move(t.name, other))
+			fail("cannot move the device");
+		close(other);
+		if (!wait_for_ebadfd()) {
+			fail("the device stays");
+			break;
+		}
+		recreate();
+		job->rounds++;
+	} while (go_on(job));
+	close(home);
+}
+
+/* What a file learns, and a table that is as large as can be */
+static void learn_job(struct job *job)
+{
+	static const int expected[] = { EINVAL, EIO, EBADFD, EAGAIN, 0 };
+	unsigned char packet[PACKET_LEN];
+
+	do {
+		make_packet(packet, pick(job, 6000));
+		if (write(t.fd[pick(job, QUEUES)], packet, PACKET_LEN) < 0)
+			expect_errno("write", expected);
+		job->rounds++;
+	} while (go_on(job));
+}
+
+#define ALL_FLOWS 4096
+
+static void flows_job(struct job *job)
+{
+	struct tun_state_flow *flows = calloc(ALL_FLOWS, sizeof(*flows));
+	struct tun_state s;
+	unsigned int i, n;
+	int fd;
+
+	for (n = 0; n < t.calls / 10 + 1 && !t.failures; n++) {
+		fd = t.fd[pick(job, QUEUES)];
+		memset(&s, 0, sizeof(s));
+		s.mask = TUN_STATE_FLOWS;
+		s.flows.flows = (uintptr_t)flows;
+		s.flows.entry_size = sizeof(*flows);
+		s.flows.count = pick(job, 2) ? ALL_FLOWS : pick(job, 100);
+		if (ioctl(fd, TUNGETSTATE, &s)) {
+			if (errno != ENOSPC || s.flows.count > ALL_FLOWS)
+				fail("GET flows: %m, %u", s.flows.count);
+			continue;
+		}
+		for (i = 0; i < s.flows.count; i++) {
+			if (flows[i].queue_index > 255 || flows[i].reserved ||
+			    (i && flows[i].rxhash <= flows[i - 1].rxhash))
+				fail("flow %u of %u: %x", i, s.flows.count,
+				     flows[i].rxhash);
+		}
+		/* Some stay, some go, and some are new */
+		for (i = 0; i < s.flows.count; i += 2)
+			flows[i].rxhash ^= 1 + pick(job, 1000);
+		if (ioctl(fd, TUNSETSTATE, &s) && errno != EINVAL)
+			fail("SET flows: %m");
+		job->rounds++;
+	}
+	free(flows);
+}
+
+static void unload_job(struct job *job)
+{
+	do {
+		if (!syscall(__NR_delete_module, "tun", O_NONBLOCK))
+			fail("the module went while it was in use");
+		else if (errno != EWOULDBLOCK && errno != EBUSY)
+			fail("delete_module: %m");
+		job->rounds++;
+		usleep(1000);
+	} while (go_on(job));
+}
+
+/* What starts, ends and looks after them */
+
+static void *thread(void *arg)
+{
+	struct job *job = arg;
+
+	job->run(job);
+	if (job->caller)
+		atomic_fetch_sub(&t.callers, 1);
+	return NULL;
+}
+
+static void start_jobs(void (*run)(struct job *job), unsigned int n,
+		       bool caller)
+{
+	struct job *job;
+	unsigned int i;
+
+	for (i = 0; i < n; i++) {
+		job = &t.jobs[t.nr_jobs++];
+		job->run = run;
+		job->nr = i;
+		job->caller = caller;
+		job->random = 0x9e3779b9 * t.nr_jobs;
+		if (caller)
+			atomic_fetch_add(&t.callers, 1);
+	}
+}
+
+static void meanwhile(void (*run)(struct job *job), unsigned int n)
+{
+	start_jobs(run, n, false);
+}
+
+static void run_all(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < t.nr_jobs; i++)
+		if (pthread_create(&t.jobs[i].thread, NULL, thread, &t.jobs[i]))
+			abort();
+	for (i = 0; i < t.nr_jobs; i++)
+		pthread_join(t.jobs[i].thread, NULL);
+	for (i = 0; i < t.nr_jobs && !t.failures; i++)
+		if (!t.jobs[i].rounds)
+			fail("thread %u has not done anything", i);
+}
+
+static int drain(void)
+{
+	char packet[2048];
+	int i, n = 0;
+
+	for (i = 0; i < QUEUES; i++)
+		while (read(t.fd[i], packet, sizeof(packet)) > 0)
+			n++;
+	return n;
+}
+
+/* The link comes up some time after it is told to */
+static bool traffic_out(void)
+{
+	int i;
+
+	for (i = 0; i < 500; i++) {
+		send_packets(t.name, 1);
+		if (drain())
+			break;
+		usleep(10000);
+	}
+	drain();
+	return send_packets(t.name, 32) == 32 && drain() == 32;
+}
+
+static bool traffic_in(void)
+{
+	struct sockaddr_ll sll = {
+		.sll_family = AF_PACKET,
+		.sll_protocol = htons(ETH_P_IP),
+		.sll_ifindex = netdev_index(t.name),
+	};
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+	struct pollfd pfd = { .fd = fd, .events = POLLIN };
+	unsigned char packet[PACKET_LEN], got[PACKET_LEN + 1];
+	int i, n = 0;
+
+	bind(fd, (void *)&sll, sizeof(sll));
+	for (i = 0; i < QUEUES; i++) {
+		make_packet(packet, i);
+		if (write(t.fd[i], packet, sizeof(packet)) != sizeof(packet))
+			break;
+		if (poll(&pfd, 1, 20000) == 1 &&
+		    recv(fd, got, sizeof(got), 0) == sizeof(packet) &&
+		    !memcmp(packet, got, sizeof(packet)))
+			n++;
+	}
+	close(fd);
+	return n == QUEUES;
+}
+
+/* Everything works as if nothing had been */
+static void finish(void)
+{
+	struct ifreq ifr = { .ifr_qlen = 500 };
+	struct state st, now;
+	unsigned int i, k;
+
+	for (i = 0; i < QUEUES; i++)
+		tun_set_queue(t.fd[i], IFF_ATTACH_QUEUE);
+	for (k = 0; k < STATES; k++) {
+		whole_argument(&st, k, k);
+		if (state_set(t.fd[k], WHOLE, &st))
+			fail("the last SET: %m");
+		if (state_get(t.fd[(k + 1) % QUEUES], WHOLE, &now) ||
+		    differences(&now, k))
+			fail("the last GET is not what was set");
+	}
+
+	memset(&st, 0, sizeof(st));
+	state_point(&st);
+	st.s.device.flags = TYPE | IFF_NO_PI;
+	st.s.owner.uid = -1;
+	st.s.owner.gid = -1;
+	st.s.vnet.hdr_size = 10;
+	st.s.sndbuf.device = INT32_MAX;
+	st.s.sndbuf.queue = INT32_MAX;
+	st.s.link.carrier = 1;
+	if (state_set(t.fd[0], WHOLE, &st))
+		fail("SET of defaults: %m");
+	if (netdev_ioctl(t.name, SIOCSIFTXQLEN, &ifr) || netdev_up(t.name))
+		fail("cannot set the device up: %m");
+	if (!traffic_out())
+		fail("no packets come out");
+	if (!traffic_in())
+		fail("no packets go in");
+}
+
+FIXTURE(stress)
+{
+};
+
+FIXTURE_SETUP(stress)
+{
+	const char *calls = getenv("TUN_STATE_CALLS");
+	const char *why = tun_state_enter();
+	struct state st;
+	unsigned int i;
+
+	if (why)
+		SKIP(return, "%s", why);
+	t.calls = calls ? atoi(calls) : 200;
+	ASSERT_GT(t.calls, 0);
+	t.groups = WHOLE;
+	memcpy(t.name, "stress", 7);
+	for (i = 0; i < QUEUES; i++) {
+		t.fd[i] = tun_queue(t.name, TYPE);
+		ASSERT_GE(t.fd[i], 0);
+	}
+	ASSERT_EQ(0, netdev_up(t.name));
+	ASSERT_EQ(0, state_get(t.fd[0], ALL_GROUPS, &t.whole[FRESH]));
+	for (i = 0; i < STATES; i++)
+		make_whole(i);
+	for (i = 0; i < QUEUES; i++) {
+		whole_argument(&st, 0, i);
+		ASSERT_EQ(0, state_set(t.fd[i], WHOLE, &st));
+	}
+	ASSERT_EQ(0, t.failures);
+	start_jobs(get_job, 2, true);
+	start_jobs(set_job, 2, true);
+	start_jobs(check_job, 2, true);
+}
+
+FIXTURE_TEARDOWN(stress)
+{
+	unsigned int i;
+
+	for (i = 0; i < QUEUES; i++)
+		close(t.fd[i]);
+	EXPECT_EQ(-1, netdev_index(t.name));
+}
+
+#define STRESS(name) TEST_F_TIMEOUT(stress, name, TIMEOUT)
+#define RUN()							\
+	do {							\
+		run_all();					\
+		finish();					\
+		EXPECT_EQ(0, t.failures);			\
+	} while (0)
+
+/* On one file: what the queue has of its own belongs to the whole as well */
+STRESS(one_queue)
+{
+	t.one_queue = true;
+	run_all();
+	t.one_queue = false;
+	finish();
+	EXPECT_EQ(0, t.failures);
+}
+
+STRESS(all_queues)
+{
+	RUN();
+}
+
+STRESS(traffic)
+{
+	struct arpreq arp = { .arp_flags = ATF_COM | ATF_PERM };
+	struct sockaddr_in *sin;
+	struct ifreq ifr = {};
+	int fd;
+
+	sin = (void *)&ifr.ifr_addr;
+	sin->sin_family = AF_INET;
+	sin->sin_addr.s_addr = htonl(0xc0000201);
+	ASSERT_EQ(0, netdev_ioctl(t.name, SIOCSIFADDR, &ifr));
+	sin->sin_addr.s_addr = htonl(0xffffff00);
+	ASSERT_EQ(0, netdev_ioctl(t.name, SIOCSIFNETMASK, &ifr));
+	sin = (void *)&arp.arp_pa;
+	sin->sin_family = AF_INET;
+	sin->sin_addr.s_addr = htonl(0xc0000202);
+	arp.arp_ha.sa_family = ARPHRD_ETHER;
+	arp.arp_ha.sa_data[0] = 2;
+	memcpy(arp.arp_dev, t.name, IFNAMSIZ);
+	fd = socket(AF_INET, SOCK_DGRAM, 0);
+	ASSERT_EQ(0, ioctl(fd, SIOCSARP, &arp));
+	close(fd);
+
+	t.groups &= ~TUN_STATE_FLOWS;
+	meanwhile(send_job, 1);
+	meanwhile(udp_job, 1);
+	meanwhile(read_job, 1);
+	meanwhile(write_job, 1);
+	RUN();
+}
+
+STRESS(attach)
+{
+	meanwhile(attach_job, 2);
+	RUN();
+}
+
+STRESS(place)
+{
+	t.own_filter = true;
+	meanwhile(place_job, 2);
+	RUN();
+}
+
+STRESS(reopen)
+{
+	t.reopened = true;
+	/* A queue stays as long as there are calls on its file */
+	t.more_queues = 1 + t.nr_jobs;
+	meanwhile(reopen_job, 1);
+	RUN();
+}
+
+STRESS(up_down)
+{
+	meanwhile(up_down_job, 1);
+	RUN();
+}
+
+STRESS(resize)
+{
+	meanwhile(resize_job, 1);
+	meanwhile(send_job, 1);
+	RUN();
+}
+
+STRESS(delete_device)
+{
+	t.recreated = true;
+	meanwhile(delete_job, 1);
+	RUN();
+}
+
+STRESS(delete_netns)
+{
+	t.recreated = true;
+	meanwhile(netns_job, 1);
+	RUN();
+}
+
+STRESS(classic_filter)
+{
+	t.groups &= ~TUN_STATE_SOCKFILTER;
+	meanwhile(filter_job, 2);
+	RUN();
+}
+
+STRESS(programs)
+{
+	t.groups &= ~PROGS;
+	t.more_queues = 2;
+	meanwhile(prog_job, 2);
+	meanwhile(captured_job, 1);
+	RUN();
+}
+
+/* Only flows: a state that is set by others would end the learning */
+STRESS(flows)
+{
+	struct state st;
+
+	ASSERT_EQ(0, state_get(t.fd[0], WHOLE, &st));
+	st.s.device.flags = TYPE | IFF_NO_PI;
+	st.s.steering = (struct tun_state_prog){};
+	st.s.sndbuf.queue = INT32_MAX;
+	ASSERT_EQ(0, state_set(t.fd[0], TUN_STATE_FLAGS | TUN_STATE_STEERING |
+			       TUN_STATE_SNDBUF, &st));
+	t.nr_jobs = 0;
+	t.callers = 0;
+	start_jobs(flows_job, 3, true);
+	meanwhile(learn_job, 2);
+	meanwhile(attach_job, 1);
+	RUN();
+}
+
+/* A call that waits for its argument, and nothing but it keeps the file */
+struct blocked {
+	int fd;
+	struct tun_state *s;
+	int err;
+};
+
+static void *blocked_call(void *arg)
+{
+	struct blocked *call = arg;
+
+	call->err = ioctl(call->fd, TUNGETSTATE, call->s) ? errno : 0;
+	return NULL;
+}
+
+STRESS(module_in_use)
+{
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_zeropage zero = {};
+	struct uffdio_api api = { .api = UFFD_API };
+	long page = sysconf(_SC_PAGESIZE);
+	struct blocked call = {};
+	struct uffd_msg msg;
+	pthread_t thread;
+	unsigned int i;
+	int uffd;
+
+	if (access("/sys/module/tun/refcnt", F_OK))
+		SKIP(return, "tun is not a module that can be unloaded");
+	meanwhile(unload_job, 1);
+	RUN();
+
+	uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_API, &api));
+	call.s = mmap(NULL, page, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, (void *)call.s);
+	reg.range.start = (uintptr_t)call.s;
+	reg.range.len = page;
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_REGISTER, &reg));
+
+	call.fd = t.fd[0];
+	ASSERT_EQ(0, pthread_create(&thread, NULL, blocked_call, &call));
+	ASSERT_EQ(sizeof(msg), read(uffd, &msg, sizeof(msg)));
+	for (i = 0; i < QUEUES; i++)
+		close(t.fd[i]);
+	EXPECT_EQ(-1, syscall(__NR_delete_module, "tun", O_NONBLOCK));
+	EXPECT_TRUE(errno == EWOULDBLOCK || errno == EBUSY);
+	EXPECT_GT(netdev_index(t.name), 0);
+	zero.range = reg.range;
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_ZEROPAGE, &zero));
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, call.err);
+	EXPECT_NE(0, call.s->supported);
+	close(uffd);
+}
+
+STRESS(everything)
+{
+	t.groups &= ~(TUN_STATE_FLOWS | TUN_STATE_SOCKFILTER | PROGS);
+	t.recreated = true;
+	t.own_filter = true;
+	meanwhile(send_job, 1);
+	meanwhile(read_job, 1);
+	meanwhile(write_job, 1);
+	meanwhile(attach_job, 1);
+	meanwhile(place_job, 1);
+	meanwhile(up_down_job, 1);
+	meanwhile(resize_job, 1);
+	meanwhile(filter_job, 1);
+	meanwhile(captured_job, 1);
+	meanwhile(delete_job, 1);
+	RUN();
+}
+
+TEST_HARNESS_MAIN
