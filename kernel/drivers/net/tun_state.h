@@ -13,11 +13,11 @@
 #include <linux/bsearch.h>
 #include <linux/if_tun_state.h>
 #include <linux/sort.h>
-#include <linux/version.h>
 
 /* Differences between kernel versions */
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
+/* tun_permitted() and the flag came with the same version */
+#ifdef IFF_BACKPRESSURE
 #define tun_state_permitted(tun) tun_permitted(tun)
 #else
 #define tun_state_permitted(tun) (!tun_not_capable(tun))
@@ -505,11 +505,11 @@ static void tun_state_txfilter_apply(struct tun_state_call *call)
 	 * are not wanted may pass.
 	 */
 	WRITE_ONCE(filter->count, 0);
-	smp_wmb();
+	smp_wmb(); /* off before the rest changes */
 	filter->mask[0] = req->hash;
 	filter->mask[1] = req->hash >> 32;
 	memcpy(filter->addr, req->addr, sizeof(filter->addr));
-	smp_wmb();
+	smp_wmb(); /* on after the rest has changed */
 	WRITE_ONCE(filter->count, req->count);
 }
 
