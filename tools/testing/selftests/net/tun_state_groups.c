@@ -1202,6 +1202,29 @@ TEST_F(queues, rebuild)
 	}
 }
 
+/* Detaching takes flows along, which the same call puts back */
+TEST_F(queues, detach_with_flows)
+{
+	const uint64_t mask = TUN_STATE_FLOWS | TUN_STATE_QUEUE;
+
+	ASSERT_EQ(0, state_get(self->fd[3], mask, &self->st));
+	self->st.s.flows.count = 2;
+	self->st.flows[0] = (struct tun_state_flow){ 1, 4, 0, 0 };
+	self->st.flows[1] = (struct tun_state_flow){ 2, 0, 0, 0 };
+	ASSERT_EQ(0, state_set(self->fd[3], mask, &self->st));
+	self->st.s.queue.flags &= ~ATTACHED;
+	self->st.s.queue.index = 0;
+	ASSERT_EQ(0, state_set(self->fd[3], mask, &self->st));
+	ASSERT_EQ(0, state_check(self->fd[3], mask, &self->st));
+	EXPECT_EQ(0, self->st.s.mask);
+
+	/* So that this means something */
+	ATTACH(3);
+	DETACH(3);
+	ASSERT_EQ(0, state_check(self->fd[3], mask, &self->st));
+	EXPECT_EQ(TUN_STATE_FLOWS, self->st.s.mask);
+}
+
 /* Every other group can be read and set while the queue is detached */
 TEST_F(queues, detached)
 {
