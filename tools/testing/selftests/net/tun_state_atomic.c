@@ -605,7 +605,7 @@ static bool prepare(struct _test_data_dev *d, const struct failure *f)
 	case QUEUE_FILTER_OF_NONE:
 		/* It is this group that fails, and not the other one */
 		if (is_tap(d))
-			return !ioctl(d->fd[0], TUNDETACHFILTER, NULL);
+			return !tun_detach_filter(d->fd[0]);
 		return true;
 	default:
 		return true;

@@ -289,9 +289,8 @@ static int run_attach_filter(const struct call *c)
 	struct sock_filter insns[2] = {
 		{ BPF_LD | BPF_W | BPF_ABS }, { BPF_RET | BPF_A },
 	};
-	struct sock_fprog fprog = { .len = 2, .filter = insns };
 
-	return ioctl(fds[0], TUNATTACHFILTER, &fprog) ? errno : 0;
+	return tun_attach_filter(fds[0], insns, 2) ? errno : 0;
 }
 
 static bool after_attach_filter(const struct call *c, int err)
