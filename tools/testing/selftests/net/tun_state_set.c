@@ -487,6 +487,70 @@ TEST_F(dev, noop)
 	}
 }
 
+/* What RTM_NEWLINK shows is announced by each group that has some of it */
+TEST_F(dev, notify)
+{
+	const uint64_t mask = TUN_STATE_FLAGS | TUN_STATE_OWNER;
+	int events;
+
+	ASSERT_EQ(0, netdev_up(self->name));
+	events = link_monitor();
+	ASSERT_GE(events, 0);
+	/* An event of the link itself comes late */
+	usleep(1200000);
+	link_events(events);
+
+	self->st.s.device.flags ^= IFF_ONE_QUEUE;
+	ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
+	EXPECT_EQ(1, link_events(events));
+	self->st.s.owner.uid = 1234;
+	ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
+	EXPECT_EQ(1, link_events(events));
+	self->st.s.owner.gid = 1234;
+	ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
+	EXPECT_EQ(1, link_events(events));
+	/* Once for all of them, and not for what it does not show */
+	self->st.s.owner.gid = 1235;
+	self->st.s.device.flags ^= IFF_ONE_QUEUE;
+	ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
+	EXPECT_EQ(1, link_events(events));
+	self->st.s.vnet.hdr_size = 20;
+	ASSERT_EQ(0, state_set(self->fd, TUN_STATE_VNET, &self->st));
+	EXPECT_EQ(0, link_events(events));
+	close(events);
+}
+
+/* After an error the mask is that of the call, with the groups that would have
+ * been passed over
+ */
+TEST_F(dev, failed_mask)
+{
+	uint64_t mask = self->before.s.supported;
+
+	self->st.s.identity.mtu++;
+	ASSERT_EQ(EXDEV, state_set(self->fd, mask, &self->st));
+	EXPECT_EQ(mask, self->st.s.mask);
+	EXPECT_EQ(TUN_STATE_IDENTITY, self->st.s.failed);
+}
+
+/* A program that differs in one instruction only */
+TEST_F(dev, sockfilter_instruction)
+{
+	const uint64_t mask = TUN_STATE_SOCKFILTER;
+
+	if (!(variant->flags & IFF_TAP))
+		return;
+	self->st.s.sockfilter.count = 1;
+	self->st.insns[0] = (struct sock_filter){ BPF_RET | BPF_K, 0, 0, 64 };
+	ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
+	self->st.insns[0].k = 65;
+	ASSERT_EQ(0, state_check(self->fd, mask, &self->st));
+	EXPECT_EQ(mask, self->st.s.mask);
+	ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
+	ASSERT_EQ(0, state_get(self->fd, mask, &self->st));
+	EXPECT_EQ(65, self->st.insns[0].k);
+}
+
 /* A no-op needs no rights either */
 TEST_F(dev, noop_without_rights)
 {
