@@ -726,7 +726,10 @@ static void place(void)
 				c.tail;
 	}
 	if (!pick(100)) {
-		c.argp = (char *)(uintptr_t)pick_pointer(ARG);
+		do	/* A short argument may fit in front of the page's end */
+			c.argp = (char *)(uintptr_t)pick_pointer(ARG);
+		while (c.argp >= f.area[ARG] && c.size <= AREA &&
+		       (size_t)(c.argp - f.area[ARG]) <= AREA - c.size);
 		c.readable = false;
 		c.writable = false;
 	}
