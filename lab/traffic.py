@@ -10,6 +10,7 @@ arrived.
 import argparse
 import collections
 import dataclasses
+import hashlib
 import json
 import os
 import select
@@ -25,6 +26,7 @@ HEADER = struct.Struct("!IIIIQQ")
 PORTS = 8
 TRAIN = 4
 CONTROL_PORT = 7000
+STREAM_PORT = 7001
 HOST_TX_PORT = 20000
 GUEST_RX_PORT = 21000
 HOST_RX_PORT = 23000
@@ -511,6 +513,71 @@ class Traffic:
                       self.ping.gap.longest),
             [(n, self.sent_at[n]) for n in status["missing"]],
             status["device_drops"], *queues)
+
+
+class Stream:
+    """A TCP connection to the guest, which sends everything back
+
+    TCP repeats what got lost, so this shows that no packet was mangled and
+    that connections survive, and Traffic shows the rest.
+    """
+
+    CHUNK = 4096
+
+    def __init__(self, guest, rate=50):
+        """rate: chunks per second"""
+        self.sock = socket.create_connection((guest, STREAM_PORT), 60)
+        self.sock.settimeout(60)
+        self.interval = 1 / rate
+        self.sent, self.received = hashlib.sha256(), hashlib.sha256()
+        self.bytes_sent = self.bytes_received = 0
+        self.stop = threading.Event()
+        self.error = None
+        self.threads = [threading.Thread(target=self._guard, args=(work,),
+                                         daemon=True)
+                        for work in (self._send, self._receive)]
+
+    def start(self):
+        for thread in self.threads:
+            thread.start()
+
+    def _guard(self, work):
+        try:
+            work()
+        except OSError as error:
+            self.error = error
+
+    def _send(self):
+        while not self.stop.wait(self.interval):
+            data = os.urandom(self.CHUNK)
+            self.sock.sendall(data)
+            self.sent.update(data)
+            self.bytes_sent += len(data)
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def _receive(self):
+        while data := self.sock.recv(65536):
+            self.received.update(data)
+            self.bytes_received += len(data)
+
+    def finish(self):
+        """Problems; empty if everything came back as it was sent"""
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(120)
+        self.sock.close()
+        if any(thread.is_alive() for thread in self.threads):
+            return ["TCP: the stream does not end"]
+        if self.error:
+            return [f"TCP: {self.error}"]
+        if self.sent.digest() != self.received.digest():
+            return [f"TCP: sent {self.bytes_sent} bytes and got "
+                    f"{self.bytes_received} back, which differ"]
+        return []
+
+    def close(self):
+        self.stop.set()
+        self.sock.close()
 
 
 Link = collections.namedtuple("Link", "mac tx_dropped")
