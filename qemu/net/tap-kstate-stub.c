@@ -30,6 +30,11 @@ bool tap_kstate_restore(int fd, const TapKState *ks, Error **errp)
     return false;
 }
 
+bool tap_kstate_is_tap(int fd)
+{
+    return true;
+}
+
 bool tap_kstate_read(int fd, TapSetting setting, int *value)
 {
     return false;

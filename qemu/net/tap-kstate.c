@@ -283,6 +283,13 @@ static unsigned int tap_kstate_effective_offload(unsigned int offload)
     return offload;
 }
 
+bool tap_kstate_is_tap(int fd)
+{
+    struct ifreq ifr = { };
+
+    return !ioctl(fd, TUNGETIFF, &ifr) && (ifr.ifr_flags & IFF_TAP);
+}
+
 bool tap_kstate_read(int fd, TapSetting setting, int *value)
 {
     struct tun_state st;

@@ -62,6 +62,13 @@ bool tap_kstate_check(int fd, const TapKState *ks, Error **errp);
 bool tap_kstate_restore(int fd, const TapKState *ks, Error **errp);
 
 /**
+ * tap_kstate_is_tap: whether it is a TAP, not a TUN device
+ *
+ * @fd: the queue
+ */
+bool tap_kstate_is_tap(int fd);
+
+/**
  * tap_kstate_read: read a setting that is in force
  *
  * @fd: the queue

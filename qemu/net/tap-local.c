@@ -20,14 +20,29 @@
 
 #include "hw/qdev-core.h"
 #include "hw/vmstate-if.h"
+#include "migration/cpr.h"
+#include "migration/migration.h"
 #include "migration/misc.h"
+#include "migration/qemu-file.h"
 #include "migration/vmstate.h"
 #include "qapi/error.h"
+#include "qemu/bswap.h"
 #include "qemu/error-report.h"
+#include "qemu/iov.h"
+#include "qemu/units.h"
 #include "system/runstate.h"
 
 #define TYPE_TAP_LOCAL "tap-local"
 OBJECT_DECLARE_SIMPLE_TYPE(TapLocal, TAP_LOCAL)
+
+/* What a TAP that blocks may have queued when the VM stops */
+#define TAP_LOCAL_MAX_SENT (16 * MiB)
+
+/* Bytes of packets that were taken from one side and not given to the other */
+typedef struct TapLocalKept {
+    uint32_t size;
+    uint8_t *data;
+} TapLocalKept;
 
 struct TapLocal {
     Object parent_obj;
@@ -35,6 +50,9 @@ struct TapLocal {
     NetClientState *nc;
     const TapLocalOps *ops;
     VMChangeStateEntry *vmstate;
+    NotifierWithReturn incoming;
+    NotifierWithReturn normal;
+    NotifierWithReturn cpr;
     int index;
     bool vnet_hdr;          /* what vnet_hdr= says */
     char *want_ifname;      /* what ifname= says, or NULL */
@@ -42,7 +60,7 @@ struct TapLocal {
 
     bool waiting;           /* the fd is to come with the stream */
     bool held;              /* the device is not ours to read or change */
-    bool sent;              /* held because the fd is in an outgoing stream */
+    bool in_stream;         /* held because the fd is in an outgoing stream */
     bool handed_over;       /* and that stream is complete */
 
     uint32_t deferred;      /* bit per TapSetting */
@@ -51,29 +69,37 @@ struct TapLocal {
     TapLocalQueue queue;
     char ifname[IFNAMSIZ];
     TapKState ks;
+
+    TapLocalKept received;  /* at most one packet */
+    TapLocalKept sent;      /* packets, each behind its length */
 };
+
+static bool tap_local_supported(const NetdevTapOptions *tap)
+{
+    return (tap->has_local_migration_supported &&
+            tap->local_migration_supported) || (tap->has_cpr && tap->cpr);
+}
+
+/* Whether a migration, if there is one, hands the TAP over */
+static bool tap_local_active(void)
+{
+    return migrate_local() || migrate_mode() == MIG_MODE_CPR_TRANSFER;
+}
 
 bool tap_local_incoming(const NetdevTapOptions *tap, const char *name,
                         bool *incoming, Error **errp)
 {
-    bool supported = tap->has_local_migration_supported &&
-                     tap->local_migration_supported;
+    bool supported = tap_local_supported(tap);
 
     /* Migration parameters can only be set once the machine is there */
     *incoming = tap->has_incoming_fds ? tap->incoming_fds :
-                supported && phase_check(PHASE_MACHINE_READY) &&
-                migrate_local() && runstate_check(RUN_STATE_INMIGRATE);
+                supported && runstate_check(RUN_STATE_INMIGRATE) &&
+                (cpr_is_incoming() ||
+                 (phase_check(PHASE_MACHINE_READY) && migrate_local()));
 
     if (tap->has_kernel_state && !supported) {
         error_setg(errp, "netdev '%s': kernel-state= needs "
                    "local-migration-supported=on", name);
-        return false;
-    }
-    if (supported &&
-        ((tap->has_vhost && tap->vhost) || tap->vhostfd || tap->vhostfds ||
-         (tap->has_vhostforce && tap->vhostforce))) {
-        error_setg(errp, "netdev '%s': local-migration-supported=on does not "
-                   "work with vhost yet: use vhost=off", name);
         return false;
     }
     if (!*incoming) {
@@ -121,7 +147,7 @@ bool tap_local_owns_device(const TapLocal *local)
         return true;
     }
     /* A target owns it once it ran, a source until the hand-over is done */
-    return !local->held || (local->sent && !local->handed_over);
+    return !local->held || (local->in_stream && !local->handed_over);
 }
 
 bool tap_local_defer(TapLocal *local, TapSetting setting, int value)
@@ -159,7 +185,7 @@ static void tap_local_release(TapLocal *local)
                      local->nc->name, local->index, strerror(errno));
     }
 
-    if (local->sent && local->ks.size &&
+    if (local->in_stream && local->ks.size &&
         !tap_kstate_check(fd, &local->ks, &err)) {
         warn_reportf_err(err, "netdev '%s' queue %d: restoring what changed "
                          "since the migration: ", local->nc->name,
@@ -172,7 +198,7 @@ static void tap_local_release(TapLocal *local)
     }
 
     local->held = false;
-    local->sent = false;
+    local->in_stream = false;
     local->handed_over = false;
 
     for (int i = 0; i < TAP_SETTING__MAX; i++) {
@@ -182,6 +208,88 @@ static void tap_local_release(TapLocal *local)
         }
     }
     local->deferred = 0;
+}
+
+static void tap_local_drop_kept(TapLocalKept *kept)
+{
+    g_clear_pointer(&kept->data, g_free);
+    kept->size = 0;
+}
+
+void tap_local_keep_received(TapLocal *local, const uint8_t *data, size_t size)
+{
+    if (!tap_local_may_read(local)) {
+        tap_local_drop_kept(&local->received);
+        local->received.data = g_memdup2(data, size);
+        local->received.size = size;
+    }
+}
+
+bool tap_local_has_received(const TapLocal *local)
+{
+    return local && local->received.size && tap_local_may_read(local);
+}
+
+size_t tap_local_take_received(TapLocal *local, uint8_t *buf)
+{
+    size_t size = local ? local->received.size : 0;
+
+    if (size) {
+        memcpy(buf, local->received.data, size);
+        tap_local_drop_kept(&local->received);
+    }
+    return size;
+}
+
+bool tap_local_keep_sent(TapLocal *local, const struct iovec *iov, int iovcnt)
+{
+    TapLocalKept *sent;
+    size_t size = iov_size(iov, iovcnt);
+
+    if (tap_local_may_read(local)) {
+        return false;
+    }
+
+    sent = &local->sent;
+    if (sent->size + sizeof(uint32_t) + size > TAP_LOCAL_MAX_SENT) {
+        error_report("netdev '%s' queue %d: packets from the guest are lost: "
+                     "more than %" PRIu64 " bytes wait for the TAP",
+                     local->nc->name, local->index,
+                     (uint64_t)TAP_LOCAL_MAX_SENT);
+        return false;
+    }
+    sent->data = g_realloc(sent->data, sent->size + sizeof(uint32_t) + size);
+    stl_be_p(sent->data + sent->size, size);
+    iov_to_buf(iov, iovcnt, 0, sent->data + sent->size + sizeof(uint32_t),
+               size);
+    sent->size += sizeof(uint32_t) + size;
+    return true;
+}
+
+bool tap_local_flush_sent(TapLocal *local)
+{
+    uint32_t done = 0;
+
+    if (!local || !local->sent.size) {
+        return true;
+    }
+    if (local->held) {
+        return false;
+    }
+    while (done < local->sent.size) {
+        const uint8_t *data = local->sent.data + done + sizeof(uint32_t);
+        uint32_t size = ldl_be_p(local->sent.data + done);
+
+        if (!local->ops->transmit(local->nc, data, size)) {
+            local->sent.size -= done;
+            memmove(local->sent.data, local->sent.data + done,
+                    local->sent.size);
+            return false;
+        }
+        done += sizeof(uint32_t) + size;
+    }
+    tap_local_drop_kept(&local->sent);
+    return true;
 }
 
 static void tap_local_vm_change(void *opaque, bool running, RunState state)
@@ -195,6 +303,9 @@ static void tap_local_vm_change(void *opaque, bool running, RunState state)
         } else {
             error_report_err(err);
         }
+    }
+    if (running && !local->held) {
+        tap_local_flush_sent(local);
     }
     local->ops->update(local->nc);
 }
@@ -218,8 +329,15 @@ static bool tap_local_save(TapLocal *local, Error **errp)
     }
 
     local->held = true;
-    local->sent = true;
+    local->in_stream = true;
     return true;
+}
+
+static void tap_local_report(TapLocal *local, Error *err)
+{
+    error_prepend(&err, "netdev '%s' queue %d: ", local->nc->name,
+                  local->index);
+    migration_report_error(err);
 }
 
 static int tap_local_pre_save(void *opaque)
@@ -228,8 +346,7 @@ static int tap_local_pre_save(void *opaque)
     Error *err = NULL;
 
     if (!tap_local_save(local, &err)) {
-        error_reportf_err(err, "netdev '%s' queue %d: ", local->nc->name,
-                          local->index);
+        tap_local_report(local, err);
         return -EINVAL;
     }
     return 0;
@@ -238,9 +355,24 @@ static int tap_local_pre_save(void *opaque)
 static int tap_local_pre_load(void *opaque)
 {
     TapLocal *local = opaque;
+    Error *err = NULL;
+
+    /* What a load overwrites must not be in use */
+    if (!local->waiting) {
+        if (local->held && !local->in_stream) {
+            error_setg(&err, "it is twice in the migration stream");
+        } else {
+            error_setg(&err, "its file descriptor came with the stream, but "
+                       "this QEMU opened one itself: use incoming-fds=on");
+        }
+        tap_local_report(local, err);
+        return -EINVAL;
+    }
 
     local->queue.fd = -1;
     local->ks.size = 0;
+    tap_local_drop_kept(&local->received);
+    tap_local_drop_kept(&local->sent);
     return 0;
 }
 
@@ -285,6 +417,13 @@ static bool tap_local_check_claims(TapLocal *local, Error **errp)
                    "on the source");
         return false;
     }
+    if (local->received.size &&
+        local->received.size <= queue->host_vnet_hdr_len) {
+        error_setg(errp, "the stream holds a received packet of %u bytes, "
+                   "which is no more than its vnet header of %u bytes",
+                   local->received.size, queue->host_vnet_hdr_len);
+        return false;
+    }
     local->ops->get_queue(local->nc, &here);
     if (here.using_vnet_hdr != queue->using_vnet_hdr) {
         error_setg(errp, "the NIC model %s the vnet header itself on the "
@@ -303,6 +442,11 @@ static bool tap_local_check_device(TapLocal *local, Error **errp)
     vnet_hdr = tap_probe_vnet_hdr(local->queue.fd, errp);
     if (vnet_hdr < 0) {
         error_prepend(errp, "what came with the stream is not a TAP: ");
+        return false;
+    }
+    if (!tap_kstate_is_tap(local->queue.fd)) {
+        error_setg(errp, "what came with the stream is not a TAP: it is a TUN "
+                   "device");
         return false;
     }
     if (!!vnet_hdr != local->vnet_hdr) {
@@ -361,13 +505,9 @@ static bool tap_local_check_kernel_state(TapLocal *local, Error **errp)
 
 static bool tap_local_load(TapLocal *local, Error **errp)
 {
-    if (!local->waiting) {
-        error_setg(errp, "its file descriptor came with the stream, but this "
-                   "QEMU opened one itself: use incoming-fds=on");
-        return false;
-    }
     if (local->queue.fd < 0) {
-        error_setg(errp, "no file descriptor came with the stream");
+        error_setg(errp, "no file descriptor came with the stream: may this "
+                   "process have more open files (RLIMIT_NOFILE)?");
         return false;
     }
     if (!g_unix_set_fd_nonblocking(local->queue.fd, true, NULL)) {
@@ -386,14 +526,43 @@ static bool tap_local_load(TapLocal *local, Error **errp)
     return true;
 }
 
+/* The source goes on with its TAP: nobody else is to have it open */
+static void tap_local_give_back(TapLocal *local)
+{
+    if (!local->held || local->in_stream || local->queue.fd < 0) {
+        return;
+    }
+    close(local->queue.fd);
+    local->queue.fd = -1;
+    if (!local->waiting) {
+        local->waiting = true;
+        local->ops->set_queue(local->nc, &local->queue, local->ifname);
+    }
+}
+
+static int tap_local_incoming_event(NotifierWithReturn *notifier,
+                                    MigrationIncomingEvent *e, Error **errp)
+{
+    TapLocal *local = container_of(notifier, TapLocal, incoming);
+
+    switch (e->type) {
+    case MIG_INCOMING_LOADED:
+        return tap_local_check_ready(local, errp) ? 0 : -EINVAL;
+    case MIG_INCOMING_FAILED:
+        tap_local_give_back(local);
+        return 0;
+    default:
+        g_assert_not_reached();
+    }
+}
+
 static int tap_local_post_load(void *opaque, int version_id)
 {
     TapLocal *local = opaque;
     Error *err = NULL;
 
     if (!tap_local_load(local, &err)) {
-        error_reportf_err(err, "netdev '%s' queue %d: ", local->nc->name,
-                          local->index);
+        tap_local_report(local, err);
         if (local->queue.fd >= 0) {
             close(local->queue.fd);
             local->queue.fd = -1;
@@ -406,7 +575,7 @@ static int tap_local_post_load(void *opaque, int version_id)
 static bool tap_local_needed(void *opaque)
 {
     /* A snapshot in an image outlives any file descriptor */
-    return migrate_local() && !runstate_check(RUN_STATE_SAVE_VM);
+    return tap_local_active() && !runstate_check(RUN_STATE_SAVE_VM);
 }
 
 static bool tap_local_kernel_state_needed(void *opaque)
@@ -436,6 +605,105 @@ static const VMStateDescription vmstate_net_tap_kernel_state = {
     }
 };
 
+/* The stream may hold it more than once */
+static int tap_local_received_pre_load(void *opaque)
+{
+    TapLocal *local = opaque;
+
+    tap_local_drop_kept(&local->received);
+    return 0;
+}
+
+static bool tap_local_received_needed(void *opaque)
+{
+    TapLocal *local = opaque;
+
+    return local->received.size;
+}
+
+static bool tap_local_received_fits(void *opaque, int version_id)
+{
+    TapLocal *local = opaque;
+
+    return local->received.size && local->received.size <= NET_BUFSIZE;
+}
+
+static const VMStateDescription vmstate_net_tap_received = {
+    .name = "net-tap/received",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = tap_local_received_needed,
+    .pre_load = tap_local_received_pre_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(received.size, TapLocal),
+        VMSTATE_VALIDATE("size", tap_local_received_fits),
+        VMSTATE_VBUFFER_ALLOC_UINT32(received.data, TapLocal, 1, NULL,
+                                     received.size),
+        VMSTATE_END_OF_LIST()
+    }
+};
+
+/* The stream may hold it more than once */
+static int tap_local_sent_pre_load(void *opaque)
+{
+    TapLocal *local = opaque;
+
+    tap_local_drop_kept(&local->sent);
+    return 0;
+}
+
+static bool tap_local_sent_needed(void *opaque)
+{
+    TapLocal *local = opaque;
+
+    return local->sent.size;
+}
+
+static bool tap_local_sent_fits(void *opaque, int version_id)
+{
+    TapLocal *local = opaque;
+
+    return local->sent.size && local->sent.size <= TAP_LOCAL_MAX_SENT;
+}
+
+static bool tap_local_sent_valid(void *opaque, int version_id)
+{
+    TapLocal *local = opaque;
+    uint32_t left = local->sent.size;
+    const uint8_t *data = local->sent.data;
+
+    while (left) {
+        uint32_t size;
+
+        if (left < sizeof(size)) {
+            return false;
+        }
+        left -= sizeof(size);
+        size = ldl_be_p(data);
+        if (!size || size > NET_BUFSIZE || size > left) {
+            return false;
+        }
+        left -= size;
+        data += sizeof(size) + size;
+    }
+    return true;
+}
+
+static const VMStateDescription vmstate_net_tap_sent = {
+    .name = "net-tap/sent",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = tap_local_sent_needed,
+    .pre_load = tap_local_sent_pre_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(sent.size, TapLocal),
+        VMSTATE_VALIDATE("size", tap_local_sent_fits),
+        VMSTATE_VBUFFER_ALLOC_UINT32(sent.data, TapLocal, 1, NULL, sent.size),
+        VMSTATE_VALIDATE("lengths of packets", tap_local_sent_valid),
+        VMSTATE_END_OF_LIST()
+    }
+};
+
 static const VMStateDescription vmstate_net_tap = {
     .name = "net-tap",
     .priority = MIG_PRI_NET_BACKEND,
@@ -455,9 +723,57 @@ static const VMStateDescription vmstate_net_tap = {
     },
     .subsections = (const VMStateDescription * const []) {
         &vmstate_net_tap_kernel_state,
+        &vmstate_net_tap_received,
+        &vmstate_net_tap_sent,
         NULL
     }
 };
+
+static bool tap_local_check_channel(const TapLocal *local, Error **errp)
+{
+    QIOChannel *ioc = qemu_file_get_ioc(migrate_get_current()->to_dst_file);
+
+    if (!qio_channel_has_feature(ioc, QIO_CHANNEL_FEATURE_FD_PASS)) {
+        error_setg(errp, "netdev '%s' cannot be handed over through this "
+                   "channel: use a UNIX socket without TLS", local->nc->name);
+        return false;
+    }
+    return true;
+}
+
+static int tap_local_outgoing_event(TapLocal *local, MigrationEvent *e,
+                                    Error **errp)
+{
+    switch (e->type) {
+    case MIG_EVENT_PRECOPY_SETUP:
+        /* Refuse what cannot work before anything is sent */
+        if (tap_local_active() && (!tap_local_check_ready(local, errp) ||
+                                   !tap_local_check_channel(local, errp))) {
+            return -EINVAL;
+        }
+        break;
+    case MIG_EVENT_PRECOPY_DONE:
+        local->handed_over = local->in_stream;
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+static int tap_local_normal_event(NotifierWithReturn *notifier,
+                                  MigrationEvent *e, Error **errp)
+{
+    return tap_local_outgoing_event(container_of(notifier, TapLocal, normal),
+                                    e, errp);
+}
+
+static int tap_local_cpr_event(NotifierWithReturn *notifier,
+                               MigrationEvent *e, Error **errp)
+{
+    return tap_local_outgoing_event(container_of(notifier, TapLocal, cpr),
+                                    e, errp);
+}
 
 TapLocal *tap_local_new(NetClientState *nc, const NetdevTapOptions *tap,
                         int index, int fd, const TapLocalOps *ops,
@@ -465,8 +781,7 @@ TapLocal *tap_local_new(NetClientState *nc, const NetdevTapOptions *tap,
 {
     TapLocal *local;
 
-    if (!tap->has_local_migration_supported ||
-        !tap->local_migration_supported) {
+    if (!tap_local_supported(tap)) {
         return NULL;
     }
 
@@ -510,6 +825,10 @@ TapLocal *tap_local_new(NetClientState *nc, const NetdevTapOptions *tap,
     }
     local->vmstate = qemu_add_vm_change_state_handler(tap_local_vm_change,
                                                       local);
+    migration_add_incoming_notifier(&local->incoming, tap_local_incoming_event);
+    migration_add_notifier(&local->normal, tap_local_normal_event);
+    migration_add_notifier_mode(&local->cpr, tap_local_cpr_event,
+                                MIG_MODE_CPR_TRANSFER);
     return local;
 
 fail:
@@ -524,50 +843,14 @@ void tap_local_free(TapLocal *local)
     }
     vmstate_unregister(VMSTATE_IF(local), &vmstate_net_tap, local);
     qemu_del_vm_change_state_handler(local->vmstate);
+    migration_remove_notifier(&local->incoming);
+    migration_remove_notifier(&local->normal);
+    migration_remove_notifier(&local->cpr);
     if (local->waiting && local->queue.fd >= 0) {
         close(local->queue.fd);
     }
     object_unref(OBJECT(local));
 }
-
-/* Refuse what cannot work before anything is sent */
-static int tap_local_migration_event(NotifierWithReturn *notifier,
-                                     MigrationEvent *e, Error **errp)
-{
-    g_autofree NetClientState **ncs = NULL;
-    int n;
-
-    /* Over all netdevs, so there may be more than MAX_QUEUE_NUM */
-    n = qemu_find_net_clients_except(NULL, NULL, NET_CLIENT_DRIVER_NIC, 0);
-    ncs = g_new(NetClientState *, n);
-    qemu_find_net_clients_except(NULL, ncs, NET_CLIENT_DRIVER_NIC, n);
-    for (int i = 0; i < n; i++) {
-        TapLocal *local;
-
-        if (ncs[i]->info->type != NET_CLIENT_DRIVER_TAP) {
-            continue;
-        }
-        local = tap_get_local(ncs[i]);
-
-        if (e->type == MIG_EVENT_PRECOPY_SETUP && migrate_local()) {
-            if (!local) {
-                error_setg(errp, "netdev '%s' cannot be handed over: start it "
-                           "with local-migration-supported=on, or unset "
-                           "migration parameter 'local'", ncs[i]->name);
-                return -EINVAL;
-            }
-            if (!tap_local_check_ready(local, errp)) {
-                return -EINVAL;
-            }
-        }
-        if (e->type == MIG_EVENT_PRECOPY_DONE && local && local->sent) {
-            local->handed_over = true;
-        }
-    }
-    return 0;
-}
-
-static NotifierWithReturn tap_local_notifier;
 
 static char *tap_local_get_id(VMStateIf *obj)
 {
@@ -590,6 +873,8 @@ static void tap_local_instance_finalize(Object *obj)
 
     g_free(local->ks.data);
     g_free(local->want_ifname);
+    tap_local_drop_kept(&local->received);
+    tap_local_drop_kept(&local->sent);
 }
 
 static void tap_local_class_init(ObjectClass *oc, void *data)
@@ -613,7 +898,6 @@ static const TypeInfo tap_local_info = {
 static void tap_local_register_types(void)
 {
     type_register_static(&tap_local_info);
-    migration_add_notifier(&tap_local_notifier, tap_local_migration_event);
     vmstate_register_hint(vmstate_net_tap.name,
                           "The source hands over a TAP queue that this QEMU "
                           "does not wait for: use -netdev tap,"

@@ -54,6 +54,7 @@ typedef enum TapSetting {
  * @set_queue: take over what the stream held; @ifname is the device's name
  * @update: tap_local_may_read() may have changed
  * @apply: write a setting to the device
+ * @transmit: write a packet to the device; false when it has to wait
  */
 typedef struct TapLocalOps {
     void (*get_queue)(NetClientState *nc, TapLocalQueue *queue);
@@ -61,6 +62,7 @@ typedef struct TapLocalOps {
                       const char *ifname);
     void (*update)(NetClientState *nc);
     void (*apply)(NetClientState *nc, TapSetting setting, int value);
+    bool (*transmit)(NetClientState *nc, const uint8_t *data, uint32_t size);
 } TapLocalOps;
 
 /**
@@ -127,6 +129,62 @@ bool tap_local_may_read(const TapLocal *local);
  * Returns: false when the caller is to change it right away
  */
 bool tap_local_defer(TapLocal *local, TapSetting setting, int value);
+
+/**
+ * tap_local_keep_received: keep a packet that the stopped VM cannot take
+ *
+ * It was read from the device, so nobody can read it again. When the VM
+ * starts, here or on the other side, it is the first to be delivered. Does
+ * nothing while the VM runs.
+ *
+ * @local: NULL for a TAP that cannot be handed over
+ * @data: the packet as it was read
+ * @size: its bytes
+ */
+void tap_local_keep_received(TapLocal *local, const uint8_t *data, size_t size);
+
+/**
+ * tap_local_has_received: whether there is a packet that was kept, and a VM
+ * that runs and can take it
+ *
+ * @local: NULL for a TAP that cannot be handed over
+ */
+bool tap_local_has_received(const TapLocal *local);
+
+/**
+ * tap_local_take_received: take the packet that was kept
+ *
+ * @local: NULL for a TAP that cannot be handed over
+ * @buf: where to, %NET_BUFSIZE bytes
+ *
+ * Returns: bytes of the packet, 0 when none was kept
+ */
+size_t tap_local_take_received(TapLocal *local, uint8_t *buf);
+
+/**
+ * tap_local_keep_sent: keep a packet that the device does not take yet
+ *
+ * The NIC model counts it as sent. It is written before any other when the VM
+ * starts, here or on the other side. This is for a VM that is being stopped:
+ * while it runs, the NIC model itself keeps the packet until there is room.
+ *
+ * @local: NULL for a TAP that cannot be handed over
+ * @iov: the packet as it is to be written
+ * @iovcnt: number of elements of @iov
+ *
+ * Returns: false when the NIC model is to keep it
+ */
+bool tap_local_keep_sent(TapLocal *local, const struct iovec *iov, int iovcnt);
+
+/**
+ * tap_local_flush_sent: write what tap_local_keep_sent() kept
+ *
+ * @local: NULL for a TAP that cannot be handed over
+ *
+ * Returns: false when some of it still waits for the device, so nothing else
+ * may be written
+ */
+bool tap_local_flush_sent(TapLocal *local);
 
 /**
  * tap_local_is_held: whether the device is not ours at the moment
