@@ -96,15 +96,17 @@ class FdProxy(threading.Thread):
     From the first message with fds on, the stream is held back until there
     are @messages of those and what belongs to them. Then @tamper gets it, as
     a HeldStream. It returns None to let all pass, or the number of messages
-    with fds that still pass before both connections are dropped.
+    with fds that still pass before both connections are dropped. In between
+    @sent is called.
     """
 
-    def __init__(self, listen, connect, messages, tamper):
+    def __init__(self, listen, connect, messages, tamper, sent=None):
         super().__init__(name='proxy', daemon=True)
         self.error = None
         self._connect = connect
         self._messages = messages
         self._tamper = tamper
+        self._sent = sent
         self._ended, self._end = os.pipe()
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(listen)
@@ -176,6 +178,8 @@ class FdProxy(threading.Thread):
             passing = self._tamper(held)
             held.send(target, passing)
             if passing is not None:
+                if self._sent:
+                    self._sent()
                 return False
             held.close()
             held.__init__()

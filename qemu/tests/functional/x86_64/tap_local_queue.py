@@ -125,6 +125,10 @@ class TapQueue:
     def attached(self):
         return not self.flags & IFF_DETACH_QUEUE
 
+    @property
+    def sndbuf(self):
+        return _get_u32(self.fd, TUNGETSNDBUF)
+
     def has_packet(self):
         """Whether a packet waits to be read"""
         poll = select.poll()

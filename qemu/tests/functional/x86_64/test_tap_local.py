@@ -9,346 +9,20 @@
 import fcntl
 import json
 import os
-import re
 import socket
 import struct
 import subprocess
 import threading
-import time
 
-from qemu.machine import QEMUMachine
 from qemu_test import QemuSystemTest, skipIfMissingCommands, which
 
 import tap_local_queue as tap
 from tap_local_proxy import FIELDS, FdProxy
-
-QUEUES = 4
-LOCAL = 'local-migration-supported=on'
-NIC = {
-    'driver': 'virtio-net-pci',
-    'id': 'nic0',
-    'netdev': 'net0',
-    'mac': '52:54:00:12:34:56',
-    'mq': True,
-    'vectors': 2 * QUEUES + 2,
-    'romfile': '',
-    'bus': 'pci.0',
-    'addr': '0x4',
-}
-
-SIOCGIFFLAGS = 0x8913
-SIOCSIFFLAGS = 0x8914
-IFF_UP = 1
+from tap_local_test import (LOCAL, NIC, QUEUES, TapLocalTest, Trace, link_up,
+                            send_packet, source_netdev, target_netdev)
 
 
-def source_netdev(queues=QUEUES, ifname='tap0', more=LOCAL):
-    return (f'tap,id=net0,ifname={ifname},queues={queues},script=no,'
-            f'downscript=no,{more}').rstrip(',')
-
-
-def target_netdev(queues=QUEUES, more='incoming-fds=on'):
-    return f'tap,id=net0,queues={queues},{LOCAL},{more}'.rstrip(',')
-
-
-def link_up(ifname):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        ifreq = fcntl.ioctl(sock, SIOCGIFFLAGS,
-                            struct.pack('16s24x', ifname.encode()))
-        flags = struct.unpack_from('H', ifreq, 16)[0] | IFF_UP
-        fcntl.ioctl(sock, SIOCSIFFLAGS,
-                    struct.pack('16sH22x', ifname.encode(), flags))
-
-
-def send_packet(ifname):
-    """Have the host send something that the guest would get"""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-        sock.bind((ifname, 0))
-        sock.send(bytes.fromhex('ffffffffffff 020000000001 88b5') + bytes(46))
-
-
-class Trace:
-    """What strace saw of a QEMU"""
-
-    COMMAND = ('strace', '-D', '-f', '-y', '--seccomp-bpf',
-               '-e', 'trace=ioctl,read,readv,recvmsg', '-e', 'signal=none')
-    # A change of a TAP or a network device, except TUNSETSTATE, which need
-    # not be one
-    CHANGE = re.compile(r'ioctl\(\d+<[^>]*>+, (TUNSET\w+|SIOCS\w+|VHOST_\w+)')
-    # In the way that strace prints an ioctl that it does not know
-    SETSTATE = re.compile(r'ioctl\(.*\b(0x54, 0xe9|TUNSETSTATE)\b')
-    READ = re.compile(r'readv?\(\d+<' + tap.TUN)
-    GOT_FD = re.compile(r'recvmsg\(.*SCM_RIGHTS.*<' + tap.TUN)
-
-    def __init__(self, path):
-        self._path = path
-
-    @property
-    def command(self):
-        return (*self.COMMAND, '-o', self._path)
-
-    def calls(self, start=0):
-        """System calls that are complete, without the first @start"""
-        calls = []
-        unfinished = {}
-        with open(self._path, encoding='utf-8', errors='replace') as trace:
-            for line in trace:
-                pid, _, call = line.partition(' ')
-                call = call.strip()
-                if call.endswith('<unfinished ...>'):
-                    unfinished[pid] = call[:-len('<unfinished ...>')]
-                    continue
-                resumed = re.match(r'<\.\.\. \w+ resumed>', call)
-                if resumed:
-                    call = unfinished.pop(pid, '') + call[resumed.end():]
-                calls.append(call)
-        return calls[start:]
-
-
-class TapLocal(QemuSystemTest):
-
-    timeout = 240
-
-    def setUp(self):
-        if not os.access(tap.TUN, os.R_OK | os.W_OK):
-            self.skipTest(f'{tap.TUN} cannot be opened')
-        if not hasattr(os, 'unshare'):
-            self.skipTest('os.unshare() needs Python 3.12')
-        self.enter_netns()
-        super().setUp()
-        self.set_machine('pc')
-        self.reports_state = tap.kernel_reports_state()
-        self.count = 0
-
-    def enter_netns(self):
-        """Keep the devices of each test to itself, and other traffic away"""
-        old = os.open('/proc/thread-self/ns/net', os.O_RDONLY)
-        self.addCleanup(os.close, old)
-        try:
-            os.unshare(os.CLONE_NEWNET)
-        except PermissionError:
-            self.skipTest('a network namespace of our own is not permitted')
-        self.addCleanup(os.setns, old, os.CLONE_NEWNET)
-        try:
-            with open('/proc/sys/net/ipv6/conf/default/disable_ipv6', 'w',
-                      encoding='ascii') as sysctl:
-                sysctl.write('1')
-        except FileNotFoundError:
-            pass
-        except OSError as e:
-            self.skipTest(f'IPv6 cannot be switched off: {e}')
-
-    def require_kernel_state(self):
-        if not self.reports_state:
-            self.skipTest('this kernel does not report TAP state')
-
-    # QEMUs
-
-    def unique(self, name):
-        self.count += 1
-        return f'{name}{self.count}'
-
-    def create(self, name, netdev, *args, trace=None):
-        """A QEMU that is not launched yet"""
-        name = self.unique(name)
-        if trace:
-            self._vms[name] = QEMUMachine(self.qemu_bin, name=name,
-                                          wrapper=trace.command,
-                                          base_temp_dir=self.workdir,
-                                          log_dir=self.log_file())
-            self._vms[name].set_machine(self.machine)
-        vm = self.get_vm(name=name)
-        ram = self.scratch_file('ram')
-        vm.add_args('-nodefaults', '-m', '128M', '-object',
-                    f'memory-backend-file,id=ram,size=128M,mem-path={ram},'
-                    'share=on',
-                    '-machine', 'memory-backend=ram')
-        if netdev:
-            vm.add_args('-netdev', netdev, '-device', json.dumps(NIC))
-        vm.add_args(*args)
-        return vm
-
-    def launch(self, vm, local=True, capabilities=()):
-        vm.launch()
-        vm.cmd('migrate-set-capabilities', capabilities=[
-            {'capability': name, 'state': True}
-            for name in ('events', 'x-ignore-shared', *capabilities)])
-        if local:
-            vm.cmd('migrate-set-parameters', local=True)
-        return vm
-
-    def source(self, netdev=source_netdev(), *args, local=True,
-               capabilities=()):
-        """A QEMU that runs"""
-        vm = self.create('source', netdev, *args)
-        return self.launch(vm, local, capabilities)
-
-    def target(self, netdev=target_netdev(), *args, local=True,
-               capabilities=(), trace=None):
-        """A QEMU that waits for a migration, and will not run by itself"""
-        vm = self.create('target', netdev, '-S', '-incoming', 'defer', *args,
-                         trace=trace)
-        return self.launch(vm, local, capabilities)
-
-    def wait_for(self, what, condition):
-        end = time.monotonic() + self.timeout
-        while not condition():
-            self.assertLess(time.monotonic(), end, f'no end: {what}')
-            time.sleep(0.05)
-
-    def status(self, vm):
-        return vm.cmd('query-status')['status']
-
-    def wait_status(self, vm, status):
-        self.wait_for(f'waiting for {status}',
-                      lambda: self.status(vm) == status)
-
-    def wait_refusal(self, vm, msg=None):
-        """Returns the exit code of a target and all that it printed"""
-        def exited():
-            # Only listen: to write to a QEMU that exits is an error
-            for event in vm.get_qmp_events():
-                if event['event'] == 'MIGRATION':
-                    self.assertNotEqual(event['data']['status'], 'completed',
-                                        f'{msg}: was accepted')
-            return not vm.is_running()
-
-        self.wait_for('waiting for QEMU to exit', exited)
-        vm.wait()
-        return vm.exitcode(), vm.get_log()
-
-    def quit(self, vm):
-        vm.shutdown()
-        self.assertEqual(vm.exitcode(), 0)
-
-    def cont(self, vm):
-        vm.cmd('cont')
-        self.assertEqual(self.status(vm), 'running')
-
-    def states(self, vm):
-        """What the kernel says about all queues, in an order of their own"""
-        with tap.TapQueues(vm.get_pid()) as queues:
-            return sorted((queue.state() for queue in queues), key=repr)
-
-    def open_files(self, vm):
-        """What kinds of files a QEMU has open, and TAPs in particular"""
-        path = f'/proc/{vm.get_pid()}/fd'
-        files = []
-        for fd in os.listdir(path):
-            try:
-                name = os.readlink(f'{path}/{fd}').split(':')[0]
-            except FileNotFoundError:
-                continue
-            files.append('log' if name.endswith('.log') else name)
-        return sorted(files)
-
-    def main_loop_turns(self, *vms):
-        """Commands are served by the loop that serves TAPs, too"""
-        for _ in range(3):
-            for vm in vms:
-                vm.cmd('query-status')
-
-    # Migrations
-
-    def socket_path(self):
-        return os.path.join(self.socket_dir().name, self.unique('sock'))
-
-    def migrate(self, source, target, proxy=None):
-        """Begin a migration, through a proxy with the arguments in @proxy"""
-        path = self.socket_path()
-        target.cmd('migrate-incoming', uri=f'unix:{path}')
-        if proxy:
-            listen = self.socket_path()
-            proxy = FdProxy(listen, path, *proxy)
-            self.addCleanup(proxy.close)
-            path = listen
-        source.cmd('migrate', uri=f'unix:{path}')
-        return proxy
-
-    def wait_migration(self, vm):
-        """Returns what query-migrate says at the end"""
-        self.wait_for('waiting for the migration',
-                      lambda: vm.cmd('query-migrate').get('status') in
-                      ('completed', 'failed', 'cancelled'))
-        return vm.cmd('query-migrate')
-
-    def hand_over(self, source, target):
-        """A migration that succeeds; neither side runs at the end"""
-        self.migrate(source, target)
-        for vm in source, target:
-            info = self.wait_migration(vm)
-            self.assertEqual(info['status'], 'completed', info)
-        self.wait_status(source, 'postmigrate')
-        self.wait_status(target, 'paused')
-
-    def assert_goes_on(self, source, states, msg=None):
-        """
-        The source runs again, by itself or when told so, and has what it had
-
-        Whether a source learns that its target failed depends on whether it
-        still had something to send.
-        """
-        info = self.wait_migration(source)
-        if info['status'] == 'completed':
-            self.wait_status(source, 'postmigrate')
-            source.cmd('cont')
-        self.wait_status(source, 'running')
-        self.assertEqual(self.states(source), states, msg)
-        with tap.TapQueues(source.get_pid()) as queues:
-            self.assertEqual(len(queues), len(states), msg)
-            for queue in queues:
-                self.assertTrue(queue.nonblocking(), msg)
-
-    def assert_fails(self, target, *patterns, msg=None):
-        """The target ends in good order and says why"""
-        code, log = self.wait_refusal(target, msg)
-        self.assertEqual(code, 1, f'{msg}: {log}')
-        for pattern in patterns:
-            self.assertRegex(log, pattern, msg)
-
-    def assert_refused(self, source, target, *patterns, proxy=None, msg=None):
-        """A migration that the target refuses, after which @source goes on"""
-        states = self.states(source)
-        files = self.open_files(source)
-        proxy = self.migrate(source, target, proxy)
-        self.assert_fails(target, *patterns, msg=msg)
-        if proxy:
-            proxy.close()
-            self.assertIsNone(proxy.error, msg)
-        self.assert_goes_on(source, states, msg)
-        self.assertEqual(self.open_files(source), files, msg)
-
-    def assert_all_refused(self, source, cases):
-        """
-        assert_refused() for several targets of one source
-
-        @cases: name, target, patterns, and what the proxy does, if anything
-        """
-        problems = []
-        for msg, target, patterns, *tamper in cases:
-            try:
-                self.assert_refused(source, target, *patterns, msg=msg,
-                                    proxy=(QUEUES, *tamper) if tamper else
-                                    None)
-            except AssertionError as e:
-                problems.append(f'{msg}: {e}')
-                target.kill()
-                if self.wait_migration(source)['status'] == 'completed':
-                    self.wait_status(source, 'postmigrate')
-                    source.cmd('cont')
-                self.wait_status(source, 'running')
-        self.assertEqual(problems, [], '\n'.join(problems))
-
-    def assert_not_begun(self, source, states, error, *patterns):
-        """A migration that the source refuses"""
-        for pattern in patterns:
-            self.assertRegex(error, pattern)
-        self.assertEqual(self.status(source), 'running')
-        self.assertEqual(self.states(source), states)
-
-    def qmp_error(self, vm, command, **args):
-        response = vm.qmp(command, **args)
-        self.assertIn('error', response)
-        return response['error']['desc']
+class TapLocal(TapLocalTest):
 
     # The hand-over
 
@@ -565,26 +239,6 @@ class TapLocal(QemuSystemTest):
         self.assertEqual(runs(), ['tap0'])
 
     # A guest that uses its NIC
-
-    def guest_args(self, name):
-        kernel = os.getenv('LAB_GUEST_KERNEL')
-        initrd = os.getenv('LAB_GUEST_INITRD')
-        for path in kernel, initrd:
-            if not path or not os.access(path, os.R_OK):
-                self.skipTest('LAB_GUEST_KERNEL and LAB_GUEST_INITRD do not '
-                              'name a guest')
-        return ['-kernel', kernel, '-initrd', initrd, '-append',
-                'console=ttyS0 quiet tapstate.ip=10.0.0.2/24 '
-                f'tapstate.queues={QUEUES}',
-                '-serial', f'file:{self.log_file(name)}']
-
-    def ping(self):
-        result = subprocess.run(['ping', '-c', '3', '-i', '0.2', '-W', '60',
-                                 '10.0.0.2'], capture_output=True, text=True)
-        self.assertRegex(result.stdout,
-                         '3 packets transmitted, 3 (packets )?received',
-                         result.stdout + result.stderr)
-
     def tapstate(self):
         """What the command-line tool shows, in a file; None without it"""
         if not self.reports_state or not which('tapstate'):
@@ -595,29 +249,18 @@ class TapLocal(QemuSystemTest):
                            check=True)
         return path
 
-    @skipIfMissingCommands('strace', 'ping', 'ip')
+    @skipIfMissingCommands('strace')
     def test_guest(self):
-        first = self.source(source_netdev(), *self.guest_args('guest1.log'))
-        subprocess.run('ip link set tap0 up && ip addr add 10.0.0.1/24 '
-                       'dev tap0', shell=True, check=True)
-
-        def up():
-            with open(self.log_file('guest1.log'), encoding='utf-8',
-                      errors='replace') as f:
-                return 'tapstate guest: up' in f.read()
-
-        self.wait_for('waiting for the guest', up)
-        self.ping()
-        states = self.states(first)
+        source = self.source(source_netdev(), *self.guest_args()[1])
+        agent = self.agent()
+        self.assert_answers(agent)
+        states = self.states(source)
         shown = self.tapstate()
-        with tap.TapQueues(first.get_pid()) as queues:
-            self.assertEqual([q.attached for q in queues], [True] * QUEUES)
+        self.assertEqual(self.attached(source), [True] * QUEUES)
 
-        source = first
         for number in 2, 3:
             trace = Trace(self.log_file(f'strace{number}.log'))
-            target = self.target(target_netdev(),
-                                 *self.guest_args(f'guest{number}.log'),
+            target = self.target(target_netdev(), *self.guest_args()[1],
                                  trace=trace)
             calls = self.do_leaves_alone(trace, source, target)
             self.assertEqual([c for c in calls if trace.SETSTATE.match(c)], [])
@@ -625,7 +268,7 @@ class TapLocal(QemuSystemTest):
                 self.assertEqual([c for c in calls if trace.CHANGE.match(c)],
                                  [])
             self.quit(source)
-            self.ping()
+            self.assert_answers(agent)
             self.assertEqual(self.states(target), states)
             source = target
 
@@ -732,7 +375,8 @@ class TapLocal(QemuSystemTest):
 
         self.assertRegex(hmp('info migrate_parameters'), r'(?m)^local: on\r?$')
         self.assertEqual(hmp('migrate_set_parameter local off'), '')
-        self.assertRegex(hmp('info migrate_parameters'), r'(?m)^local: off\r?$')
+        self.assertRegex(hmp('info migrate_parameters'),
+                         r'(?m)^local: off\r?$')
         self.assertIs(vm.cmd('query-migrate-parameters')['local'], False)
         self.assertEqual(hmp('migrate_set_parameter local on'), '')
         self.assertIs(vm.cmd('query-migrate-parameters')['local'], True)
@@ -763,16 +407,11 @@ class TapLocal(QemuSystemTest):
                               '(?i)postcopy', "'local'")
 
     def test_source_without_option(self):
+        """Only netdevs with it are handed over, and the target waits for it"""
         source = self.source(source_netdev(more=''))
-        states = self.states(source)
-        target = self.target()
-        self.migrate(source, target)
-        info = self.wait_migration(source)
-        self.assertEqual(info['status'], 'failed')
-        self.wait_status(source, 'running')
-        self.assert_not_begun(source, states, info['error-desc'],
-                              "netdev 'net0'", LOCAL)
-        self.assert_fails(target)
+        self.assert_refused(source, self.target(),
+                            "netdev 'net0' queue 0",
+                            f'on the source.*{LOCAL}')
 
     def test_source_without_parameter(self):
         source = self.source(local=False)
@@ -842,9 +481,11 @@ class TapLocal(QemuSystemTest):
                 args=incoming)
         self.assert_option_error(source_netdev(more='kernel-state=auto'),
                                  "'net0'", LOCAL)
-        for vhost in 'vhost=on', 'vhostforce=on', 'vhostfd=3':
-            self.assert_option_error(source_netdev(more=f'{LOCAL},{vhost}'),
-                                     "'net0'", 'vhost=off')
+        for vhostfds, *patterns in (('vhostfds=3:4', 'vhostfds='),
+                                    ('vhostfd=3', 'vhostfd=', 'vhostfds=')):
+            self.assert_option_error(
+                target_netdev(more=f'incoming-fds=on,{vhostfds}'),
+                "'net0'", *patterns, str(QUEUES), args=incoming)
 
     def test_kernel_state_on(self):
         netdev = source_netdev(more=f'{LOCAL},kernel-state=on')
@@ -950,7 +591,8 @@ class TapLocal(QemuSystemTest):
                 ('cut in a group', resize(100), queue0),
                 ('size 4097', resize(4097), '(?i)kernel-state|net0'),
                 ('claims 4097', claim(4097), '(?i)kernel-state|net0'),
-                ('claims 2**32 - 1', claim(2**32 - 1), '(?i)kernel-state|net0'),
+                ('claims 2**32 - 1', claim(2**32 - 1),
+                 '(?i)kernel-state|net0'),
                 ('claims 0', claim(0)),
                 ('unknown group', flip(7, 0x80), queue0, 'groups'),
                 ('group with a pointer', flip(1, 0x01), queue0, 'groups'),

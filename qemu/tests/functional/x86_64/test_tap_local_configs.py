@@ -1,0 +1,922 @@
+#!/usr/bin/env python3
+#
+# Hand-over of a TAP to another QEMU on the same host: configurations
+#
+# Copyright (c) 2026 tapstate developers
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import ctypes
+import fcntl
+import json
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+
+from qemu_test import QemuSystemTest
+
+import tap_local_queue as tap
+from tap_local_test import (LOCAL, NIC, QUEUES, TapLocalTest, link_up, nic,
+                            send_packet, set_address, source_netdev,
+                            target_netdev)
+
+SIOCGIFINDEX = 0x8933
+SIOCETHTOOL = 0x8946
+SIOCBRADDBR = 0x89a0
+SIOCBRADDIF = 0x89a2
+ETHTOOL_GTXCSUM = 0x16
+ETHTOOL_GTSO = 0x1e
+
+TUNSETSTEERINGEBPF = 0x800454e0
+TUNSETFILTEREBPF = 0x800454e1
+SYS_BPF = 321
+BPF_PROG_LOAD = 5
+BPF_PROG_TYPE_SOCKET_FILTER = 1
+
+# What send_packet() sends
+ETH_P_TEST = 0x88b5
+
+HELPER = '''#!{python}
+import socket, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, {path!r})
+import tap_local_queue as tap
+args = dict(arg.partition('=')[::2] for arg in sys.argv[1:])
+flags = tap.IFF_VNET_HDR if '--use-vnet' in args else 0
+with socket.socket(fileno=int(args['--fd'])) as sock:
+    socket.send_fds(sock, [b'\\0'], [tap.open_tap('tap0', flags)])
+'''
+
+
+def bpf_insn(code, dst=0, src=0, off=0, imm=0):
+    return struct.pack('<BBhi', code, src << 4 | dst, off, imm)
+
+
+def bpf_return(value):
+    """A program that returns @value"""
+    return [bpf_insn(0xb7, imm=value), bpf_insn(0x95)]
+
+
+def bpf_drop(ethertype):
+    """A program that returns 0 for packets of one kind, else their length"""
+    return [bpf_insn(0xbf, dst=6, src=1),           # r6 = r1
+            bpf_insn(0x28, imm=12),                 # r0 = ethertype
+            bpf_insn(0x15, off=2, imm=ethertype),   # if r0 == ethertype
+            bpf_insn(0x61, src=6),                  # r0 = skb->len
+            bpf_insn(0x95),
+            *bpf_return(0)]
+
+
+def bpf_load(insns):
+    """Returns the fd of a program"""
+    libc = ctypes.CDLL(None, use_errno=True)
+    code = ctypes.create_string_buffer(b''.join(insns))
+    gpl = ctypes.create_string_buffer(b'GPL')
+    attr = ctypes.create_string_buffer(struct.pack(
+        'IIQQ', BPF_PROG_TYPE_SOCKET_FILTER, len(insns),
+        ctypes.addressof(code), ctypes.addressof(gpl)), 128)
+    fd = libc.syscall(SYS_BPF, BPF_PROG_LOAD, attr, len(attr))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), 'bpf')
+    return fd
+
+
+def ethtool_get(ifname, command):
+    """What the kernel says about a feature that a guest can switch"""
+    value = ctypes.create_string_buffer(struct.pack('II', command, 0), 8)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, SIOCETHTOOL, struct.pack(
+            '16sQ16x', ifname.encode(), ctypes.addressof(value)))
+    return struct.unpack('II', value.raw)[1]
+
+
+class TapLocalConfigs(TapLocalTest):
+
+    # Numbers of queues
+
+    def do_queue_pairs(self, queues):
+        device = nic(0, queues)
+        vm = self.source(source_netdev(queues), nic=device)
+        self.assertEqual(len(self.states(vm)), queues)
+        self.to_and_fro(vm, lambda: self.target(target_netdev(queues),
+                                                nic=device))
+
+    def do_guest_queue_pairs(self, queues):
+        device = nic(0, queues)
+        vm, agent, _ = self.boot(source_netdev(queues), queues=queues,
+                                 device=device)
+        self.assertEqual(self.attached(vm), [True] * queues)
+
+        def check(_):
+            answer = self.assert_answers(agent)
+            self.assertEqual(answer['queues'], str(queues))
+
+        self.to_and_fro(vm, lambda: self.guest_target(
+            target_netdev(queues), queues=queues, device=device), agent,
+            check=check)
+
+    def test_queue_pairs_1(self):
+        self.do_guest_queue_pairs(1)
+
+    def test_queue_pairs_2(self):
+        self.do_guest_queue_pairs(2)
+
+    def test_queue_pairs_4(self):
+        self.do_guest_queue_pairs(4)
+
+    def test_queue_pairs_16(self):
+        self.do_guest_queue_pairs(16)
+
+    def test_queue_pairs_64(self):
+        self.do_queue_pairs(64)
+
+    def test_queue_pairs_256(self):
+        self.do_queue_pairs(256)
+
+    def test_mq_off(self):
+        """The NIC uses one queue of several"""
+        device = {**NIC, 'mq': False}
+        del device['vectors']
+        vm = self.source(nic=device)
+        self.to_and_fro(vm, lambda: self.target(nic=device))
+
+    def do_queues_differ(self, here, there, *patterns):
+        """The target stays, and query-migrate has the reason"""
+        source = self.source(source_netdev(here), nic=nic(0, here))
+        target = self.target(target_netdev(there), nic=nic(0, there))
+        states = self.states(source)
+        path = self.socket_path()
+        target.cmd('migrate-incoming', {'uri': f'unix:{path}',
+                                        'exit-on-error': False})
+        source.cmd('migrate', uri=f'unix:{path}')
+        info = self.wait_migration(target)
+        self.assertEqual(info['status'], 'failed')
+        for pattern in patterns:
+            self.assertRegex(info['error-desc'], pattern)
+        self.assert_goes_on(source, states)
+        self.assertNotIn(tap.TUN, self.open_files(target))
+        self.quit(target)
+        self.assertEqual(self.states(source), states)
+
+    def test_more_queues_on_source(self):
+        self.do_queues_differ(4, 2, 'net0', 'queues=')
+
+    def test_more_queues_on_target(self):
+        self.do_queues_differ(2, 4, "netdev 'net0' queue 2",
+                              'on the source.*queues=')
+
+    # Where the source's file descriptors come from
+
+    def test_fd(self):
+        fd = self.inherit(tap.open_tap('tap0', tap.IFF_VNET_HDR))
+        vm, agent, _ = self.boot(f'tap,id=net0,fd={fd},{LOCAL}', queues=1,
+                                 device=nic(0))
+        os.set_inheritable(fd, False)
+        self.to_and_fro(vm, lambda: self.guest_target(
+            target_netdev(1), queues=1, device=nic(0)), agent)
+
+    def test_fds(self):
+        fds = []
+        vm = self.source(
+            f'tap,id=net0,fds={self.tap_fds(fds, QUEUES)},{LOCAL}')
+        for fd in fds:
+            os.close(fd)
+        self.to_and_fro(vm, self.target)
+
+    def test_getfd(self):
+        """fds= with names that they got from management at run time"""
+        vm = self.source(None)
+        for i in range(QUEUES):
+            fd = tap.open_tap('tap0', tap.IFF_MULTI_QUEUE | tap.IFF_VNET_HDR)
+            vm.send_fd_scm(fd)
+            vm.cmd('getfd', fdname=f'queue{i}')
+            os.close(fd)
+        vm.cmd('netdev_add', {
+            'type': 'tap', 'id': 'net0', 'local-migration-supported': True,
+            'fds': ':'.join(f'queue{i}' for i in range(QUEUES))})
+        vm.cmd('device_add', NIC)
+        self.to_and_fro(vm, self.target)
+
+    def test_helper(self):
+        helper = self.scratch_file('helper')
+        with open(helper, 'w', encoding='utf-8') as f:
+            f.write(HELPER.format(python=sys.executable,
+                                  path=os.path.dirname(tap.__file__)))
+        os.chmod(helper, 0o755)
+        vm, agent, _ = self.boot(f'tap,id=net0,helper={helper},{LOCAL}',
+                                 queues=1, device=nic(0))
+        self.to_and_fro(vm, lambda: self.guest_target(
+            target_netdev(1), queues=1, device=nic(0)), agent)
+
+    # Options of the netdev
+
+    def test_sndbuf(self):
+        more = f'{LOCAL},sndbuf=65536'
+        vm = self.source(source_netdev(more=more))
+        with tap.TapQueues(vm.get_pid()) as queues:
+            self.assertEqual([q.sndbuf for q in queues], [65536] * QUEUES)
+        self.to_and_fro(vm, lambda: self.target(target_netdev(
+            more='incoming-fds=on,sndbuf=65536')))
+
+    def test_vnet_hdr_off(self):
+        vm, agent, _ = self.boot(source_netdev(more=f'{LOCAL},vnet_hdr=off'))
+        with tap.TapQueues(vm.get_pid()) as queues:
+            self.assertFalse(queues[0].flags & tap.IFF_VNET_HDR)
+        self.to_and_fro(vm, lambda: self.guest_target(
+            target_netdev(more='vnet_hdr=off,incoming-fds=on')), agent)
+
+    def test_ifname(self):
+        vm = self.source(source_netdev(ifname='left'))
+        self.to_and_fro(vm, lambda: self.target(
+            target_netdev(more='ifname=left,incoming-fds=on')))
+
+    def test_ifname_given_by_kernel(self):
+        """The source asked for any name; the target is to take that one"""
+        vm = self.source(source_netdev(ifname='left%d'))
+        self.to_and_fro(vm, self.target)
+
+    # Programs that somebody else attached
+
+    def set_program(self, vm, request, insns):
+        try:
+            prog = bpf_load(insns)
+        except OSError as e:
+            self.skipTest(f'bpf(): {e.strerror}')
+        try:
+            with tap.TapQueues(vm.get_pid()) as queues:
+                fcntl.ioctl(queues[0].fd, request, struct.pack('i', prog))
+        finally:
+            os.close(prog)
+
+    def packets_while_stopped(self, vm):
+        """Which queues get a packet from the host"""
+        vm.cmd('stop')
+        # Whatever was there belongs to the guest
+        with tap.TapQueues(vm.get_pid()) as queues:
+            before = [q.has_packet() for q in queues]
+            send_packet('tap0')
+            after = [q.has_packet() for q in queues]
+        self.cont(vm)
+        self.assertEqual(before, [False] * len(before))
+        return after
+
+    def test_steering_program(self):
+        vm, agent, _ = self.boot(source_netdev())
+        self.set_program(vm, TUNSETSTEERINGEBPF, bpf_return(2))
+        expected = [i == 2 for i in range(QUEUES)]
+        self.assertEqual(self.packets_while_stopped(vm), expected)
+
+        def check(vm):
+            self.assertEqual(self.packets_while_stopped(vm), expected)
+
+        self.to_and_fro(vm, lambda: self.guest_target(target_netdev()), agent,
+                        check=check)
+
+    def test_filter_program(self):
+        vm, agent, _ = self.boot(source_netdev())
+        self.assertIn(True, self.packets_while_stopped(vm))
+        self.set_program(vm, TUNSETFILTEREBPF, bpf_drop(ETH_P_TEST))
+        self.assertNotIn(True, self.packets_while_stopped(vm))
+
+        def check(vm):
+            self.assertNotIn(True, self.packets_while_stopped(vm))
+
+        self.to_and_fro(vm, lambda: self.guest_target(target_netdev()), agent,
+                        check=check)
+
+    # Hot-plug
+
+    NETDEV_ADD = {'type': 'tap', 'id': 'net0', 'queues': QUEUES,
+                  'local-migration-supported': True}
+
+    def plug_target(self, **more):
+        target = self.target(None)
+        target.cmd('netdev_add', {**self.NETDEV_ADD, **more})
+        target.cmd('device_add', NIC)
+        self.assertNotIn(tap.TUN, self.open_files(target))
+        return target
+
+    def plug_source(self):
+        vm = self.source(None)
+        vm.cmd('netdev_add', {**self.NETDEV_ADD, 'ifname': 'tap0',
+                              'script': 'no', 'downscript': 'no'})
+        vm.cmd('device_add', NIC)
+        self.assertEqual(len(self.states(vm)), QUEUES)
+        return vm
+
+    def unplug(self, vm):
+        vm.cmd('device_del', id='nic0')
+        # There is no guest that would let go of it
+        vm.cmd('system_reset')
+        self.assertIsNotNone(vm.event_wait(
+            'DEVICE_DELETED', timeout=self.timeout,
+            match={'data': {'device': 'nic0'}}))
+        vm.cmd('netdev_del', id='net0')
+
+    def test_hotplug(self):
+        vm = self.to_and_fro(self.plug_source(), self.plug_target)
+        self.unplug(vm)
+        self.main_loop_turns(vm)
+        self.assertNotIn(tap.TUN, self.open_files(vm))
+        self.assertEqual(vm.cmd('query-tap-state'), [])
+        with self.assertRaises(OSError):
+            link_up('tap0')
+        # The name can be used again
+        vm.cmd('netdev_add', {**self.NETDEV_ADD, 'ifname': 'tap0',
+                              'script': 'no', 'downscript': 'no'})
+        vm.cmd('device_add', NIC)
+        self.to_and_fro(vm, self.plug_target)
+
+    def test_hotplug_incoming_fds(self):
+        self.to_and_fro(self.plug_source(), lambda: self.plug_target(
+            **{'incoming-fds': True}))
+
+    def test_netdev_del_of_source(self):
+        """After the hand-over it is not the source's any more"""
+        source = self.source()
+        states = self.states(source)
+        target = self.target()
+        self.hand_over(source, target)
+        source.cmd('netdev_del', id='net0')
+        self.main_loop_turns(source)
+        self.assertEqual(self.states(target), states)
+        self.quit(source)
+        self.cont(target)
+        self.assertEqual(self.states(target), states)
+
+    def test_netdev_del_while_waiting(self):
+        source = self.source()
+        states = self.states(source)
+
+        def target():
+            vm = self.target(None)
+            vm.cmd('netdev_add', self.NETDEV_ADD)
+            vm.cmd('netdev_del', id='net0')
+            self.assertEqual(vm.cmd('query-tap-state'), [])
+            return vm
+
+        self.assert_refused(source, target(), 'net0/0', 'incoming-fds=on')
+        # The next one of that name is another one
+        vm = target()
+        vm.cmd('netdev_add', self.NETDEV_ADD)
+        vm.cmd('device_add', NIC)
+        self.hand_over(source, vm)
+        self.quit(source)
+        self.cont(vm)
+        self.assertEqual(self.states(vm), states)
+
+    # Several NICs
+
+    def pairs(self, devices, netdevs):
+        return [arg for device, netdev in zip(devices, netdevs)
+                for arg in ('-netdev', netdev, '-device', json.dumps(device))]
+
+    def do_nics(self, *queues):
+        devices = [nic(i, n) for i, n in enumerate(queues)]
+        vm = self.source(None, *self.pairs(
+            devices, [source_netdev(n, f'tap{i}', name=f'net{i}')
+                      for i, n in enumerate(queues)]))
+        for i, n in enumerate(queues):
+            self.assertEqual(len(self.states(vm, f'tap{i}')), n)
+        self.to_and_fro(vm, lambda: self.target(None, *self.pairs(
+            devices, [target_netdev(n, name=f'net{i}')
+                      for i, n in enumerate(queues)])))
+
+    def test_two_nics(self):
+        self.do_nics(QUEUES, 1)
+
+    def test_three_nics(self):
+        self.do_nics(1, 2, QUEUES)
+
+    def test_nics_in_other_order(self):
+        """Netdevs are told apart by their id"""
+        devices = [nic(0, 2), nic(1, 2)]
+        vm = self.source(None, *self.pairs(
+            devices, [source_netdev(2, 'tap0'),
+                      source_netdev(2, 'tap1', name='net1')]))
+        self.to_and_fro(vm, lambda: self.target(None, *self.pairs(
+            devices[::-1], [
+                target_netdev(2, 'ifname=tap1,incoming-fds=on', 'net1'),
+                target_netdev(2, 'ifname=tap0,incoming-fds=on')])))
+
+    def test_mix(self):
+        """Only netdevs that support it are handed over"""
+        devices = [nic(0, QUEUES), nic(1, 2), nic(2)]
+
+        def others():
+            """Opened on both sides"""
+            return [source_netdev(2, 'tap1', '', 'net1'),
+                    f'dgram,id=net2,local.type=unix,'
+                    f'local.path={self.socket_path()},remote.type=unix,'
+                    f'remote.path={self.socket_path()}']
+
+        vm = self.source(None, *self.pairs(
+            devices, [source_netdev(), *others()]))
+        states = self.states(vm, 'tap0')
+        self.assertEqual(len(states), QUEUES)
+        self.assertEqual(len(self.states(vm, 'tap1')), 2)
+        for _ in range(2):
+            target = self.target(None, *self.pairs(
+                devices, [target_netdev(), *others()]))
+            self.assertEqual(
+                [(info['id'], info['hand-over'])
+                 for info in target.cmd('query-tap-state')],
+                [('net0', 'waiting')] * QUEUES + [('net1', 'unsupported')] * 2)
+            self.hand_over(vm, target)
+            self.quit(vm)
+            self.cont(target)
+            self.main_loop_turns(target)
+            self.assertEqual(self.states(target, 'tap0'), states)
+            self.assertEqual(len(self.states(target, 'tap1')), 2)
+            vm = target
+
+    # NIC models
+
+    def do_nic_model(self, driver):
+        self.require_device(f'"{driver}"')
+        device = nic(0, driver=driver)
+        vm = self.source(source_netdev(1), nic=device)
+        # Some would take packets without a guest, and some would not
+        link_up('tap0')
+        send_packet('tap0')
+        self.to_and_fro(vm, lambda: self.target(target_netdev(1), nic=device))
+
+    def do_guest_nic_model(self, driver):
+        self.require_device(f'"{driver}"')
+        device = nic(0, driver=driver)
+        path, guest = self.guest_args(1, shell=True)
+        vm = self.source(source_netdev(1), *guest, nic=device)
+        set_address('tap0')
+        status, _ = self.shell(path).run('test -e /sys/class/net/eth0',
+                                         self.timeout)
+        if status:
+            self.skipTest(f'the guest has no driver for {driver}')
+        self.to_and_fro(vm, lambda: self.guest_target(
+            target_netdev(1), queues=1, device=device), self.agent())
+
+    def test_nic_e1000(self):
+        self.do_nic_model('e1000')
+
+    def test_nic_e1000e(self):
+        self.do_nic_model('e1000e')
+
+    def test_nic_igb(self):
+        self.do_nic_model('igb')
+
+    def test_nic_ne2k(self):
+        self.do_nic_model('ne2k_pci')
+
+    def test_nic_pcnet(self):
+        self.do_nic_model('pcnet')
+
+    def test_nic_rtl8139(self):
+        self.do_nic_model('rtl8139')
+
+    def test_nic_tulip(self):
+        self.do_nic_model('tulip')
+
+    def test_nic_vmxnet3(self):
+        self.do_nic_model('vmxnet3')
+
+    def test_guest_nic_e1000(self):
+        self.do_guest_nic_model('e1000')
+
+    def test_guest_nic_e1000e(self):
+        self.do_guest_nic_model('e1000e')
+
+    def test_guest_nic_rtl8139(self):
+        self.do_guest_nic_model('rtl8139')
+
+    def test_guest_nic_vmxnet3(self):
+        self.do_guest_nic_model('vmxnet3')
+
+    # A bridge
+
+    def bridge(self, *ports):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            try:
+                fcntl.ioctl(sock, SIOCBRADDBR, b'br0'.ljust(16, b'\0'))
+            except OSError as e:
+                self.skipTest(f'a bridge cannot be made: {e.strerror}')
+            for port in ports:
+                ifreq = fcntl.ioctl(sock, SIOCGIFINDEX,
+                                    struct.pack('16s24x', port.encode()))
+                index = struct.unpack_from('i', ifreq, 16)[0]
+                fcntl.ioctl(sock, SIOCBRADDIF,
+                            struct.pack('16si20x', b'br0', index))
+                link_up(port)
+        link_up('br0')
+
+    def test_bridge(self):
+        guest = self.guest_args()[1]
+        vm = self.source(source_netdev(), *guest)
+        self.bridge('tap0')
+        # With its address on the bridge, the host talks through it alone
+        agent = self.agent('br0')
+        self.to_and_fro(vm, lambda: self.guest_target(target_netdev()), agent)
+
+    # cpr-transfer
+
+    CPR = ('-machine', 'aux-ram-share=on')
+
+    def cpr_vm(self, name, netdev, *args):
+        """A QEMU, and the path of a second monitor"""
+        path = self.socket_path()
+        return self.create(name, netdev, *self.CPR, '-qmp',
+                           f'unix:{path},server=on,wait=off', *args), path
+
+    def channel(self, kind, address):
+        return {'channel-type': kind, 'addr': address}
+
+    def unix_address(self, path):
+        return {'transport': 'socket', 'type': 'unix', 'path': path}
+
+    def start_cpr(self, monitor, *channels):
+        """
+        Begin a migration on the QEMU with that monitor
+
+        Its target is asked by nobody, and asks nobody, before that.
+        """
+        def commands():
+            yield 'qmp_capabilities', {}
+            # The target is not there yet
+            end = time.monotonic() + self.timeout
+            while time.monotonic() < end:
+                yield 'migrate', {'channels': channels}
+                time.sleep(0.05)
+
+        def begin():
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(monitor)
+                with sock.makefile('rw') as lines:
+                    json.loads(lines.readline())
+                    for command, arguments in commands():
+                        lines.write(json.dumps({'execute': command,
+                                                'arguments': arguments}))
+                        lines.flush()
+                        answer = {}
+                        while not answer.keys() & {'return', 'error'}:
+                            answer = json.loads(lines.readline())
+                        if command == 'migrate' and 'return' in answer:
+                            return
+
+        thread = threading.Thread(target=begin, daemon=True)
+        thread.start()
+        return thread
+
+    def hand_over_cpr(self, source, monitor, target_options):
+        """Returns the target and its second monitor"""
+        cpr, main = self.socket_path(), self.socket_path()
+        source.cmd('migrate-set-parameters', mode='cpr-transfer')
+        cpr_channel = self.channel('cpr', self.unix_address(cpr))
+        thread = self.start_cpr(monitor, cpr_channel, self.channel(
+            'main', self.unix_address(main)))
+        target, monitor = self.cpr_vm('target', target_options, '-S',
+                                      '-incoming', 'defer', '-incoming',
+                                      json.dumps(cpr_channel))
+        self.launch(target, local=False)
+        thread.join()
+        self.assertEqual(
+            {info['hand-over'] for info in target.cmd('query-tap-state')},
+            {'waiting'})
+        self.assertNotIn(tap.TUN, self.open_files(target))
+        target.cmd('migrate-incoming', uri=f'unix:{main}')
+        for vm in source, target:
+            info = self.wait_migration(vm)
+            self.assertEqual(info['status'], 'completed', info)
+        self.wait_status(source, 'postmigrate')
+        self.wait_status(target, 'paused')
+        return target, monitor
+
+    def do_cpr(self, option):
+        netdev = (f'tap,id=net0,queues={QUEUES},ifname=tap0,script=no,'
+                  f'downscript=no,{option}')
+        vm, monitor = self.cpr_vm('source', netdev)
+        self.launch(vm, local=False)
+        states = self.states(vm)
+        self.assertEqual(len(states), QUEUES)
+        files = None
+        for _ in range(2):
+            # Both sides may have the same command line
+            target, monitor = self.hand_over_cpr(vm, monitor, netdev)
+            self.assertEqual(self.states(vm), states)
+            self.assertEqual(self.states(target), states)
+            self.quit(vm)
+            self.cont(target)
+            self.main_loop_turns(target)
+            self.assertEqual(self.states(target), states)
+            self.assertEqual(self.open_files(target),
+                             files or self.open_files(target))
+            files = self.open_files(target)
+            vm = target
+
+    def test_cpr_transfer(self):
+        self.do_cpr('cpr=on')
+
+    def test_cpr_transfer_local(self):
+        self.do_cpr(LOCAL)
+
+    def test_cpr_channel_without_fds(self):
+        """cpr-transfer itself is content with any main channel"""
+        netdev = source_netdev(more='cpr=on')
+        source, monitor = self.cpr_vm('source', netdev)
+        self.launch(source, local=False)
+        source.cmd('migrate-set-parameters', mode='cpr-transfer')
+        states = self.states(source)
+        cpr = self.channel('cpr', self.unix_address(self.socket_path()))
+        # The namespace's own, which nobody brought up before
+        link_up('lo')
+        with socket.create_server(('127.0.0.1', 0)) as sock:
+            port = sock.getsockname()[1]
+        thread = self.start_cpr(monitor, cpr, self.channel(
+            'main', {'transport': 'socket', 'type': 'inet',
+                     'host': '127.0.0.1', 'port': str(port)}))
+        target, _ = self.cpr_vm('target', netdev, '-S', '-incoming', 'defer',
+                                '-incoming', json.dumps(cpr))
+        self.launch(target, local=False)
+        thread.join()
+        target.cmd('migrate-incoming', uri=f'tcp:127.0.0.1:{port}')
+        info = self.wait_migration(source)
+        self.assertEqual(info['status'], 'failed')
+        self.assertRegex(info['error-desc'], "netdev 'net0'.*UNIX socket")
+        self.assert_fails(target)
+        self.assert_goes_on(source, states)
+
+    # What management sees
+
+    def migration_events(self, vm):
+        return [event['data']['status'] for event in vm.get_qmp_events()
+                if event['event'] == 'MIGRATION']
+
+    def test_events(self):
+        vm = self.source()
+        for _ in range(2):
+            target = self.target()
+            self.hand_over(vm, target)
+            # As a target before, if at all, it ended with another one
+            self.assertEqual(self.migration_events(vm)[-4:],
+                             ['setup', 'active', 'device', 'completed'])
+            self.quit(vm)
+            self.cont(target)
+            self.assertEqual(self.migration_events(target),
+                             ['setup', 'active', 'completed'])
+            vm = target
+
+    def hmp(self, vm, line):
+        return vm.cmd('human-monitor-command', command_line=line).replace(
+            '\r', '')
+
+    def test_hmp(self):
+        source = self.source(local=False)
+        target = self.target(local=False)
+        states = self.states(source)
+        path = self.socket_path()
+
+        def tap_state(vm):
+            return [line.strip() for line in
+                    self.hmp(vm, 'info tap-state net0').splitlines()
+                    if 'queue' in line and line.startswith('net0')]
+
+        def said(state):
+            return [f'net0 queue {i}: {state}' for i in range(QUEUES)]
+
+        for vm in source, target:
+            self.assertEqual(self.hmp(vm, 'migrate_set_parameter local on'),
+                             '')
+        self.assertEqual(tap_state(source), said('owner'))
+        self.assertEqual(tap_state(target), said('waiting'))
+        self.assertEqual(self.hmp(target, f'migrate_incoming unix:{path}'), '')
+        self.assertEqual(self.hmp(source, f'migrate -d unix:{path}'), '')
+        for vm in source, target:
+            self.assertEqual(self.wait_migration(vm)['status'], 'completed')
+            self.assertRegex(self.hmp(vm, 'info migrate'),
+                             '(?mi)^(migration )?status: completed')
+            self.assertEqual(tap_state(vm), said('held'))
+        self.wait_status(target, 'paused')
+        self.quit(source)
+        self.assertEqual(self.hmp(target, 'cont'), '')
+        self.assertEqual(tap_state(target), said('owner'))
+        self.assertEqual(self.states(target), states)
+        text = self.hmp(target, 'info tap-state')
+        self.assertEqual(text.count('  device: tap0 '),
+                         QUEUES if self.reports_state else 0)
+        self.assertRegex(self.hmp(target, 'info tap-state net9'), "'net9'")
+
+    def query(self, vm):
+        """States of the hand-over; what the kernel says is looked at here"""
+        infos = vm.cmd('query-tap-state', id='net0')
+        self.assertEqual([(i['id'], i['queue']) for i in infos],
+                         [('net0', i) for i in range(QUEUES)])
+        for info in infos:
+            has_state = info['hand-over'] != 'waiting' and self.reports_state
+            self.assertEqual('kernel-state' in info, has_state, info)
+            if has_state:
+                self.assertEqual(info['kernel-state']['ifname'], 'tap0')
+        return [info['hand-over'] for info in infos], [
+            info.get('kernel-state') for info in infos]
+
+    def test_query_tap_state(self):
+        source = self.source()
+        target = self.target()
+        self.assertIn("'net9'", self.qmp_error(source, 'query-tap-state',
+                                               id='net9'))
+        owners, states = self.query(source)
+        self.assertEqual(owners, ['owner'] * QUEUES)
+        self.assertEqual(self.query(target),
+                         (['waiting'] * QUEUES, [None] * QUEUES))
+        self.hand_over(source, target)
+        for vm in source, target:
+            self.assertEqual(self.query(vm), (['held'] * QUEUES, states))
+        self.quit(source)
+        self.cont(target)
+        self.assertEqual(self.query(target), (['owner'] * QUEUES, states))
+
+    def test_query_tap_state_of_source_that_goes_on(self):
+        source = self.source()
+        target = self.target()
+        expected = self.query(source)
+        self.hand_over(source, target)
+        self.quit(target)
+        self.cont(source)
+        self.assertEqual(self.query(source), expected)
+
+    # Scripts
+
+    def script(self, name):
+        """A script that notes its name; what it noted is in self.runs()"""
+        path = self.scratch_file(name)
+        with open(path, 'w', encoding='utf-8') as f:
+            f.write(f'#!/bin/sh\necho {name} "$1" >> '
+                    f'{self.scratch_file("runs")}\n')
+        os.chmod(path, 0o755)
+        return path
+
+    def runs(self):
+        try:
+            with open(self.scratch_file('runs'), encoding='utf-8') as f:
+                return f.read().splitlines()
+        except FileNotFoundError:
+            return []
+
+    def script_source(self):
+        return self.source(
+            f'tap,id=net0,ifname=tap0,queues={QUEUES},{LOCAL},'
+            f'script={self.script("up-source")},'
+            f'downscript={self.script("down-source")}')
+
+    def script_target(self, number=1):
+        return self.target(target_netdev(
+            more='incoming-fds=on,'
+            f'script={self.script(f"up-target{number}")},'
+            f'downscript={self.script(f"down-target{number}")}'))
+
+    def test_script(self):
+        source = self.script_source()
+        self.assertEqual(self.runs(), ['up-source tap0'])
+        target = self.script_target()
+        self.hand_over(source, target)
+        self.cont(target)
+        self.quit(source)
+        self.assertEqual(self.runs(), ['up-source tap0'])
+        last = self.script_target(2)
+        self.hand_over(target, last)
+        self.quit(target)
+        self.cont(last)
+        self.assertEqual(self.runs(), ['up-source tap0'])
+        self.quit(last)
+        self.assertEqual(self.runs(), ['up-source tap0', 'down-target2 tap0'])
+
+    def test_downscript_of_source_without_target(self):
+        """Each target goes first, for another reason"""
+        source = self.script_source()
+
+        def never_runs(target):
+            self.hand_over(source, target)
+            self.quit(target)
+            self.cont(source)
+
+        def killed(target):
+            self.hand_over(source, target)
+            target.kill()
+            self.cont(source)
+
+        for number, end in enumerate((never_runs, killed, self.quit)):
+            end(self.script_target(number))
+            self.assertEqual(self.runs(), ['up-source tap0'])
+        refusing = self.target(target_netdev(
+            2, f'incoming-fds=on,downscript={self.script("down-refusing")}'))
+        self.assert_refused(source, refusing)
+        self.assertEqual(self.runs(), ['up-source tap0'])
+        self.quit(source)
+        self.assertEqual(self.runs(), ['up-source tap0', 'down-source tap0'])
+
+    def test_downscript_of_target_that_is_left(self):
+        """The source ends in all ways that it can"""
+        def netdev_del(source):
+            source.cmd('netdev_del', id='net0')
+            self.quit(source)
+
+        for end in self.quit, lambda vm: vm.kill(), netdev_del:
+            source = self.script_source()
+            target = self.script_target()
+            self.hand_over(source, target)
+            end(source)
+            self.assertEqual(self.runs(), ['up-source tap0'])
+            self.cont(target)
+            self.assertEqual(self.runs(), ['up-source tap0'])
+            self.quit(target)
+            self.assertEqual(self.runs(),
+                             ['up-source tap0', 'down-target1 tap0'])
+            os.unlink(self.scratch_file('runs'))
+
+    def test_downscript_at_unplug(self):
+        source = self.script_source()
+        target = self.script_target()
+        self.hand_over(source, target)
+        self.quit(source)
+        self.cont(target)
+        self.unplug(target)
+        self.assertEqual(self.runs(), ['up-source tap0', 'down-target1 tap0'])
+        self.quit(target)
+        self.assertEqual(self.runs(), ['up-source tap0', 'down-target1 tap0'])
+
+    def test_downscript_if_nobody_runs(self):
+        """
+        Neither side runs it after a hand-over if no guest ran there
+
+        Each of them would have to know that the other one is gone for good.
+        """
+        source = self.script_source()
+        target = self.script_target()
+        self.hand_over(source, target)
+        self.quit(source)
+        self.quit(target)
+        self.assertEqual(self.runs(), ['up-source tap0'])
+
+    # What a guest changes at run time
+
+    def test_guest_queue_count(self):
+        vm, agent, shell = self.boot(source_netdev(), shell=True)
+
+        def set_queues(count):
+            status, output = shell.run(
+                f'tapstate-agent --set-queues eth0 {count}', self.timeout)
+            self.assertEqual(status, 0, output)
+
+        self.assertEqual(self.attached(vm), [True] * QUEUES)
+        for count in 2, QUEUES, 1, QUEUES - 1:
+            set_queues(count)
+            expected = [i < count for i in range(QUEUES)]
+            self.assertEqual(self.attached(vm), expected)
+            states = self.states(vm)
+            path, guest = self.guest_args()
+            target = self.target(target_netdev(), *guest)
+            self.hand_over(vm, target)
+            sent = agent.send()
+            self.assertEqual(self.states(target), states)
+            self.quit(vm)
+            self.cont(target)
+            answer = self.assert_answers(agent, sent)
+            self.assertEqual(answer['queues'], str(count))
+            self.assertEqual(self.states(target), states)
+            self.assertEqual(self.attached(target), expected)
+            shell = self.shell(path)
+            vm = target
+
+    def test_guest_offloads(self):
+        vm, agent, shell = self.boot(source_netdev(), shell=True)
+
+        def features():
+            return [ethtool_get('tap0', feature)
+                    for feature in (ETHTOOL_GTXCSUM, ETHTOOL_GTSO)]
+
+        self.assertEqual(features(), [1, 1])
+        status, output = shell.run('which ethtool', self.timeout)
+        if status:
+            self.skipTest('the guest has no ethtool')
+        for value, expected in ('off', [1, 0]), ('on', [1, 1]):
+            status, output = shell.run(f'ethtool -K eth0 rx-gro-hw {value}',
+                                       self.timeout)
+            self.assertEqual(status, 0, output)
+            self.assertEqual(features(), expected)
+            states = self.states(vm)
+            path, guest = self.guest_args()
+            target = self.target(target_netdev(), *guest)
+            self.hand_over(vm, target)
+            sent = agent.send()
+            self.quit(vm)
+            self.cont(target)
+            self.assert_answers(agent, sent)
+            self.assertEqual(self.states(target), states)
+            self.assertEqual(features(), expected)
+            shell = self.shell(path)
+            status, output = shell.run('ethtool -k eth0', self.timeout)
+            self.assertRegex(output, f'rx-gro-hw: {value}')
+            vm = target
+
+
+if __name__ == '__main__':
+    QemuSystemTest.main()

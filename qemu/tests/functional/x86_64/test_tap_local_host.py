@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+#
+# Hand-over of a TAP to another QEMU on the same host: what needs more of the
+# host than a TAP
+#
+# Copyright (c) 2026 tapstate developers
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import os
+
+from qemu_test import QemuSystemTest
+
+from tap_local_test import (LOCAL, QUEUES, TapLocalTest, nic, source_netdev,
+                            target_netdev)
+
+VHOST_NET = '/dev/vhost-net'
+
+
+class TapLocalHost(TapLocalTest):
+
+    # vhost-net
+
+    def vhost_fds(self, fds, count):
+        """The value of vhostfds= for a QEMU; it has @fds from us then"""
+        names = []
+        for _ in range(count):
+            fds.append(os.open(VHOST_NET, os.O_RDWR))
+            os.set_inheritable(fds[-1], True)
+            names.append(str(fds[-1]))
+        return ':'.join(names)
+
+    def do_vhost(self, more, target_more, queues=QUEUES):
+        """@more, @target_more: options, {vhost} for fds of vhost-net"""
+        try:
+            os.close(os.open(VHOST_NET, os.O_RDWR))
+        except OSError as e:
+            self.skipTest(f'{VHOST_NET}: {e.strerror}')
+        device = nic(0, queues)
+
+        def launch(function, netdev):
+            fds = []
+            try:
+                if '{vhost}' in netdev:
+                    netdev = netdev.replace('{vhost}',
+                                            self.vhost_fds(fds, queues))
+                if '{tap}' in netdev:
+                    netdev = netdev.replace('{tap}',
+                                            self.tap_fds(fds, queues))
+                return function(netdev, queues=queues, device=device)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+        def check(vm):
+            self.assertEqual(self.open_files(vm).count(VHOST_NET), queues)
+
+        # QEMU wants both kinds or none
+        netdev = (f'tap,id=net0,fds={{tap}},{LOCAL},{more}'
+                  if '{vhost}' in more else
+                  source_netdev(queues, more=f'{LOCAL},{more}'))
+        vm, agent, _ = launch(self.boot, netdev)
+        if more != 'vhost=off':
+            check(vm)
+        self.to_and_fro(vm, lambda: launch(self.guest_target, target_netdev(
+            queues, more=f'incoming-fds=on,{target_more}')), agent,
+            check=check)
+
+    def test_vhost(self):
+        self.do_vhost('vhost=on', 'vhost=on')
+
+    def test_vhostforce(self):
+        self.do_vhost('vhostforce=on', 'vhostforce=on')
+
+    def test_vhostfd(self):
+        self.do_vhost('vhost=on', 'vhost=on,vhostfd={vhost}', 1)
+
+    def test_vhostfds(self):
+        self.do_vhost('vhost=on,vhostfds={vhost}', 'vhost=on,vhostfds={vhost}')
+
+    def test_vhostfds_of_source(self):
+        self.do_vhost('vhost=on,vhostfds={vhost}', 'vhost=on')
+
+    def test_vhost_of_target(self):
+        """The source does without"""
+        self.do_vhost('vhost=off', 'vhost=on')
+
+    # QEMU's own steering program
+
+    def steering_progs(self, vm):
+        return [info['kernel-state']['steering-prog']
+                for info in vm.cmd('query-tap-state')]
+
+    def test_rss(self):
+        """The target has a program of its own, and not before it runs"""
+        self.require_kernel_state()
+        device = nic(0, QUEUES, rss=True)
+        vm, agent, _ = self.boot(source_netdev(), device=device)
+        progs = self.steering_progs(vm)
+        self.assertNotIn(0, progs)
+
+        for _ in range(2):
+            target = self.guest_target(target_netdev(), device=device)
+            self.hand_over(vm, target)
+            self.main_loop_turns(vm, target)
+            self.assertEqual(self.steering_progs(target), progs)
+            self.quit(vm)
+            self.cont(target)
+            self.assert_answers(agent)
+            after = self.steering_progs(target)
+            self.assertNotIn(0, after)
+            self.assertNotEqual(after, progs)
+            vm, progs = target, after
+
+    def test_rss_goes_on(self):
+        """The source has its program after a target that did not run"""
+        self.require_kernel_state()
+        device = nic(0, QUEUES, rss=True)
+        vm, agent, _ = self.boot(source_netdev(), device=device)
+        progs = self.steering_progs(vm)
+        target = self.guest_target(target_netdev(), device=device)
+        self.hand_over(vm, target)
+        self.quit(target)
+        self.cont(vm)
+        self.assert_answers(agent)
+        self.assertEqual(self.steering_progs(vm), progs)
+
+
+if __name__ == '__main__':
+    QemuSystemTest.main()

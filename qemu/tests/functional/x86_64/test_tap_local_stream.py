@@ -1,0 +1,488 @@
+#!/usr/bin/env python3
+#
+# Migration streams with something wrong, and what becomes of the TAP
+#
+# TAP_LOCAL_STREAMS says how many, TAP_LOCAL_SEED which ones, and
+# TAP_LOCAL_STREAM picks a single one.
+#
+# Copyright (c) 2026 tapstate developers
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import collections
+import contextlib
+import fcntl
+import json
+import os
+import random
+import re
+import select
+import socket
+import struct
+import subprocess
+
+from qemu_test import QemuSystemTest
+
+import tap_local_queue as tap
+from tap_local_proxy import MAX_FDS, HeldStream
+from tap_local_stream import Mutation, Recording, subsection
+from tap_local_test import (NIC, TapLocalTest, link_up, source_netdev,
+                            target_netdev)
+
+STREAMS = int(os.environ.get('TAP_LOCAL_STREAMS', 200))
+SEED = os.environ.get('TAP_LOCAL_SEED', '1')
+STREAM = os.environ.get('TAP_LOCAL_STREAM')
+
+# Without what is only for a NIC model with several queues
+E1000 = {key: value for key, value in NIC.items()
+         if key not in ('mq', 'vectors')} | {'driver': 'e1000'}
+
+IFF_TUN = 0x0001
+RTM_DELLINK = 17
+NLM_F_REQUEST_ACK = 5
+
+
+def delete_link(ifname):
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW,
+                       socket.NETLINK_ROUTE) as sock:
+        sock.send(struct.pack('=IHHIIBxHiII', 32, RTM_DELLINK,
+                              NLM_F_REQUEST_ACK, 1, 0, 0, 0,
+                              socket.if_nametoindex(ifname), 0, 0))
+        error = struct.unpack_from('=i', sock.recv(4096), 16)[0]
+        if error:
+            raise OSError(-error, f'cannot delete {ifname}')
+
+
+class Gone(Exception):
+    """The other end of a QMP connection has closed it"""
+
+
+class Target:
+    """
+    A QEMU that waits for one stream
+
+    Thousands of those are needed, so it does less than QEMUMachine: the
+    monitor is an inherited socket, and there is no wait for the start.
+    """
+
+    def __init__(self, command, path, log, timeout):
+        self.path = path
+        self._timeout = timeout
+        self._log = log
+        self._received = b''
+        self._events = []
+        # When a coroutine exits, what the main stack refers to is no leak
+        options = f"{os.environ.get('ASAN_OPTIONS', '')}:detect_leaks=0"
+        self._qmp, theirs = socket.socketpair()
+        with theirs, open(log, 'wb') as output:
+            self._process = subprocess.Popen(
+                [*command, '-chardev', f'socket,id=qmp,fd={theirs.fileno()}',
+                 '-mon', 'chardev=qmp,mode=control'],
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+                stdout=output, stderr=output,
+                env={**os.environ, 'ASAN_OPTIONS': options.lstrip(':')})
+
+    def listen(self, exit_on_error):
+        self._read()                # the greeting
+        self.cmd('qmp_capabilities')
+        self.cmd('migrate-set-capabilities', capabilities=[
+            {'capability': name, 'state': True}
+            for name in ('events', 'x-ignore-shared')])
+        self.cmd('migrate-incoming', uri=f'unix:{self.path}',
+                 **{'exit-on-error': exit_on_error})
+
+    def _read(self):
+        while b'\n' not in self._received:
+            if not select.select([self._qmp], [], [], self._timeout)[0]:
+                raise TimeoutError('QMP is silent')
+            try:
+                data = self._qmp.recv(65536)
+            except ConnectionResetError:
+                data = b''
+            if not data:
+                raise Gone()
+            self._received += data
+        line, _, self._received = self._received.partition(b'\n')
+        return json.loads(line)
+
+    def cmd(self, name, **arguments):
+        try:
+            self._qmp.sendall(json.dumps(
+                {'execute': name, 'arguments': arguments}).encode())
+        except (BrokenPipeError, ConnectionResetError) as e:
+            raise Gone() from e
+        while 'event' in (message := self._read()):
+            self._events.append(message)
+        if 'error' in message:
+            raise RuntimeError(f'{name}: {message["error"]["desc"]}')
+        return message['return']
+
+    def wait_loaded(self):
+        """How the migration ended: 'completed' or 'failed'"""
+        while True:
+            while self._events:
+                event = self._events.pop(0)
+                if (event['event'] == 'MIGRATION' and
+                        event['data']['status'] in ('completed', 'failed')):
+                    return event['data']['status']
+            message = self._read()
+            if 'event' in message:
+                self._events.append(message)
+
+    def quit(self):
+        """Returns the exit code"""
+        with contextlib.suppress(Gone):
+            self.cmd('quit')
+        return self.wait()
+
+    def wait(self):
+        return self._process.wait(self._timeout)
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def log(self):
+        with open(self._log, encoding='utf-8', errors='replace') as log:
+            return log.read()
+
+    def close(self):
+        self._qmp.close()
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        for path in self.path, self._log:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+class TapLocalStream(TapLocalTest):
+
+    timeout = 60 + 10 * STREAMS
+    # For a target to do anything
+    target_timeout = 60
+
+    # So many are started ahead
+    AHEAD = 2
+
+    # A reason is given, and not only the result
+    BARE = re.compile(r'(\S+: )?load of migration failed: ')
+    BUG = re.compile(r'(?i)sanitizer|runtime error:|assert|should not be '
+                     r'reached|core dumped|failed to allocate|'
+                     r'(GLib|qemu)[\w-]*-(CRITICAL|ERROR|WARNING)')
+    # From net-tap: the netdev, the queue and what is wrong with it
+    NET_TAP = re.compile(r"netdev 'net0'( queue \d)?: .{10}")
+
+    # The fds that take part
+
+    def open_fds(self, recording):
+        """Of all kinds; returns name -> fd"""
+        def pipe_end():
+            ends = os.pipe()
+            os.close(ends[0])
+            return ends[1]
+
+        def tun(name, flags):
+            fd = os.open(tap.TUN, os.O_RDWR)
+            fcntl.ioctl(fd, tap.TUNSETIFF, struct.pack(
+                '16sH22x', name, IFF_TUN | tap.IFF_NO_PI | flags))
+            return fd
+
+        def deleted():
+            fd = tap.open_tap('tap7')
+            delete_link('tap7')
+            return fd
+
+        fds = {
+            'other tap': tap.open_tap('tap8', tap.IFF_VNET_HDR |
+                                      tap.IFF_MULTI_QUEUE),
+            'plain tap': tap.open_tap('tap9'),
+            'tun': tun(b'tun8', tap.IFF_VNET_HDR),
+            'plain tun': tun(b'tun9', 0),
+            'deleted tap': deleted(),
+            'no device': os.open(tap.TUN, os.O_RDWR),
+            'null': os.open('/dev/null', os.O_RDWR),
+            'directory': os.open('/', os.O_RDONLY),
+            'path': os.open('/', os.O_PATH),
+            'file': os.open(__file__, os.O_RDONLY),
+            'socket': socket.socket(socket.AF_UNIX).detach(),
+            'udp': socket.socket(socket.AF_INET, socket.SOCK_DGRAM).detach(),
+            'memfd': os.memfd_create('memfd'),
+            'pipe': pipe_end(),
+        }
+        for fd in fds.values():
+            self.addCleanup(os.close, fd)
+        # The netdev on both sides has a vnet header of its own length
+        size = fcntl.ioctl(recording.fds['queue 0'], tap.TUNGETVNETHDRSZ,
+                           bytes(4))
+        for name in 'other tap', 'tun':
+            fcntl.ioctl(fds[name], tap.TUNSETVNETHDRSZ, size)
+        fds.update(recording.fds)
+        return fds
+
+    def device_states(self):
+        """What the kernel says about all devices that could be touched"""
+        devices = ('other tap', 'plain tap', 'tun', 'plain tun',
+                   *self.recording.fds)
+        return {name: tap.TapQueue(self.fds[name]).state()
+                for name in devices}
+
+    def held_devices(self, target):
+        with tap.TapQueues(target.pid) as queues:
+            return [(queue.ifname, queue.flags) for queue in queues]
+
+    # Recording
+
+    def record(self, source):
+        """Let @source migrate to nowhere; returns a Recording"""
+        path = self.socket_path()
+        stream = HeldStream()
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path)
+            server.listen(1)
+            source.cmd('migrate', uri=f'unix:{path}')
+            with server.accept()[0] as sock:
+                while True:
+                    data, fds, _, _ = socket.recv_fds(sock, 65536, MAX_FDS)
+                    if not data:
+                        break
+                    stream.add(data, fds)
+        self.addCleanup(stream.close)
+        self.assertEqual(self.wait_migration(source)['status'], 'completed')
+        self.wait_status(source, 'postmigrate')
+        return Recording(stream)
+
+    # Targets
+
+    def spawn(self):
+        name = self.unique('target')
+        ram = os.path.join(self.workdir, 'target-ram')
+        return Target(
+            [self.qemu_bin, '-display', 'none', '-vga', 'none', '-nodefaults',
+             '-S', '-incoming', 'defer', '-m', '128M',
+             '-object', f'memory-backend-file,id=ram,size=128M,mem-path={ram},'
+             'share=on', '-machine', f'{self.machine},memory-backend=ram',
+             '-netdev', target_netdev(self.queues),
+             '-device', json.dumps(self.nic)],
+            os.path.join(self.socket_dir().name, name),
+            os.path.join(self.workdir, f'{name}.log'), self.target_timeout)
+
+    def next_target(self):
+        while len(self.targets) <= self.AHEAD:
+            self.targets.append(self.spawn())
+        return self.targets.popleft()
+
+    def close_targets(self):
+        while self.targets:
+            self.targets.pop().close()
+
+    def feed(self, target, stream):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(self.target_timeout)
+            sock.connect(target.path)
+            # It may close the connection in the middle
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                stream.send(sock)
+                sock.shutdown(socket.SHUT_WR)
+            # A target that writes nothing back is not to wait for us
+            with contextlib.suppress(Gone):
+                return target.wait_loaded()
+        return 'exited'
+
+    # What must hold
+
+    def check_reason(self, log, mutation):
+        lines = [line for line in log.splitlines()
+                 if line and ': warning: ' not in line]
+        self.assertTrue(lines, 'no reason is given')
+        if mutation.only_net_tap:
+            self.assertFalse(all(self.BARE.match(line) for line in lines),
+                             'only the result is given')
+
+    def check_failed(self, target):
+        """
+        A target that stays: it answers, and has nothing of the source
+
+        Returns the reason that it gives
+        """
+        self.assertEqual(target.cmd('query-status')['status'], 'inmigrate')
+        info = target.cmd('query-migrate')
+        self.assertEqual(info['status'], 'failed')
+        self.assertEqual(self.held_devices(target), [])
+        return info['error-desc']
+
+    def check_accepted(self, target, mutation):
+        """It has one whole TAP and no other fd, and can run"""
+        # The event came before the channel was closed
+        target.cmd('query-status')
+        devices = self.held_devices(target)
+        self.assertEqual(len(devices), self.queues)
+        self.assertEqual(len({name for name, _ in devices}), 1, devices)
+        for _, flags in devices:
+            self.assertTrue(flags & tap.IFF_TAP, devices)
+        if mutation.only_net_tap:
+            self.assertEqual(self.device_states(), self.states_before)
+            target.cmd('cont')
+            self.assertEqual(target.cmd('query-status')['status'], 'running')
+            for _ in range(3):
+                target.cmd('query-status')
+
+    def check_stream(self, number):
+        rng = random.Random(f'{SEED}/{number}')
+        mutation = Mutation(self.recording, self.fds, rng)
+        return self.check_mutation(
+            f'TAP_LOCAL_SEED={SEED} TAP_LOCAL_STREAM={number}', mutation,
+            exit_on_error=rng.random() < 0.5)
+
+    def check_mutation(self, name, mutation, exit_on_error):
+        """Feed it to a target; returns how that ended, and what was said"""
+        target = self.next_target()
+        try:
+            target.listen(exit_on_error)
+            self.assertEqual(self.held_devices(target), [])
+            reason = ''
+            outcome = self.feed(target, mutation.stream(self.fds))
+            if outcome == 'failed' and exit_on_error:
+                # The event is sent first
+                outcome = 'exited'
+            if outcome == 'exited':
+                code = target.wait()
+                self.assertTrue(exit_on_error, f'exit code {code}')
+                self.assertEqual(code, 1)
+            else:
+                if outcome == 'failed':
+                    reason = self.check_failed(target)
+                else:
+                    self.check_accepted(target, mutation)
+                self.assertEqual(target.quit(), 0)
+            log = f'{target.log()}\n{reason}'
+            self.assertNotRegex(log, self.BUG)
+            if outcome != 'completed':
+                self.check_reason(log, mutation)
+            self.assertEqual(self.device_states(), self.states_before)
+            for name in self.recording.fds:
+                self.assertTrue(
+                    tap.TapQueue(self.fds[name]).nonblocking(), name)
+        except Exception as e:
+            raise AssertionError(
+                f'{self.id()}: {name}: {mutation} '
+                f'(exit-on-error={exit_on_error}): {e!r}\n{target.log()}'
+            ) from e
+        finally:
+            target.close()
+        return outcome, log
+
+    def prepare(self, queues, nic):
+        """Record a stream; returns its source"""
+        self.queues = queues
+        self.nic = nic
+        self.targets = collections.deque()
+        self.addCleanup(self.close_targets)
+        source = self.source(source_netdev(queues), nic=nic)
+        link_up('tap0')
+        self.recording = self.record(source)
+        self.assertEqual(len(self.recording.fds), queues)
+        self.assertEqual(len([part for part in self.recording.parts
+                              if part.is_net_tap]), queues)
+        self.fds = self.open_fds(self.recording)
+        self.states_before = self.device_states()
+
+        # What was recorded is a stream that is accepted
+        outcome, _ = self.check_mutation('unchanged', self.unchanged(), True)
+        self.assertEqual(outcome, 'completed')
+        return source
+
+    def unchanged(self):
+        return Mutation(self.recording, self.fds, random.Random(SEED), 0)
+
+    def do_streams(self, queues, nic, count):
+        source = self.prepare(queues, nic)
+        states = self.states(source)
+        files = self.open_files(source)
+
+        outcomes = collections.Counter()
+        problems = []
+        numbers = range(count) if STREAM is None else [int(STREAM)]
+        for number in numbers:
+            try:
+                outcome, log = self.check_stream(number)
+                outcomes[outcome] += 1
+                outcomes['in net-tap'] += bool(self.NET_TAP.search(log))
+            except AssertionError as e:
+                self.log.error(e)
+                problems.append(str(e))
+                self.states_before = self.device_states()
+        self.log.info('seed %s: %s', SEED, dict(outcomes))
+
+        self.assertEqual(self.status(source), 'postmigrate')
+        self.assertEqual(self.states(source), states)
+        self.cont(source)
+        self.main_loop_turns(source)
+        self.assertEqual(self.states(source), states)
+        self.assertEqual(self.open_files(source), files)
+        self.assertEqual(problems, [], f'{len(problems)} of {len(numbers)}:\n'
+                         + '\n'.join(problems))
+        if len(numbers) >= 100:
+            # All kinds of ends were seen, and the fields of net-tap reached
+            self.assertGreater(outcomes['completed'], len(numbers) // 50)
+            self.assertGreater(outcomes['failed'], len(numbers) // 10)
+            self.assertGreater(outcomes['exited'], len(numbers) // 10)
+            self.assertGreater(outcomes['in net-tap'], len(numbers) // 10)
+
+    def test_virtio_net(self):
+        self.do_streams(2, NIC, STREAMS - STREAMS // 4)
+
+    def test_e1000(self):
+        """A NIC model that leaves the vnet header to the TAP"""
+        self.do_streams(1, E1000, STREAMS // 4)
+
+    def assert_refused_twice(self, change, *patterns):
+        """By a target that exits, and by one that stays"""
+        for exit_on_error in True, False:
+            mutation = self.unchanged()
+            change(mutation, [part for part in mutation.parts
+                              if part.is_net_tap])
+            outcome, log = self.check_mutation(str(patterns), mutation,
+                                               exit_on_error)
+            self.assertEqual(outcome, 'exited' if exit_on_error else 'failed')
+            for pattern in patterns:
+                self.assertRegex(log, pattern)
+
+    def test_section_twice(self):
+        """The fd of the first one is closed, too"""
+        self.prepare(2, NIC)
+        self.assert_refused_twice(
+            lambda mutation, parts: mutation.parts.insert(
+                mutation.parts.index(parts[1]), parts[0]),
+            "netdev 'net0' queue 0: ", 'twice')
+
+    def test_section_missing(self):
+        self.prepare(2, NIC)
+        self.assert_refused_twice(
+            lambda mutation, parts: mutation.parts.remove(parts[1]),
+            "netdev 'net0' queue 1: ")
+
+    def test_tun(self):
+        self.prepare(1, E1000)
+
+        def change(_, parts):
+            parts[0].fds = {parts[0].body: ['tun']}
+
+        self.assert_refused_twice(change, "netdev 'net0' queue 0: ",
+                                  'not a TAP')
+
+    def test_received_too_short(self):
+        """There is nothing behind its vnet header"""
+        self.prepare(1, E1000)
+
+        def change(_, parts):
+            packet = subsection(b'net-tap/received', 1,
+                                struct.pack('>I', 8) + bytes(8))
+            parts[0].replace(parts[0].footer, parts[0].footer, packet)
+
+        self.assert_refused_twice(change, "netdev 'net0' queue 0: ",
+                                  '8 bytes')
+
+
+if __name__ == '__main__':
+    QemuSystemTest.main()
