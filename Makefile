@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all-kernels test-debug shell lab lab-kernels lab-debug modules
+.PHONY: demo test test-full soak test-all-kernels test-debug shell lab lab-kernels lab-debug modules
 .PHONY: qemu tools selftests series series-check clean distclean help
 .PHONY: root sources guest image qemu-stock
 
@@ -20,6 +20,12 @@ test: lab lab-kernels qemu-stock selftests ## every test, in the lab; one line o
 
 test-all-kernels: lab lab-kernels selftests ## the kernel selftests, on each of the three kernels
 	lab/test selftests kernels
+
+test-full: test ## and all that takes longer, but for soak, test-debug and the other kernels
+	lab/test full
+
+soak: lab ## a thousand live updates under traffic; nothing may be lost or left behind
+	lab/test soak
 
 test-debug: lab-debug selftests ## the kernel selftests and more, with KASAN, lockdep, kmemleak, KCSAN
 	lab/test debug kcsan

@@ -1,0 +1,342 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hand-overs that fail at every point, with a guest under traffic.
+
+Runs in the lab, or in lab/netns without kernel state. After each failure the
+source runs, the device is as it was, packets flow, and the next attempt
+succeeds; at the end not one packet is missing. Prints TAP.
+"""
+
+import argparse
+import os
+import resource
+import signal
+import sys
+import tempfile
+import threading
+import time
+
+from rig import ERRORS, Rig, RigError
+from tap import Tap
+from vm import hand_over, set_up_migration, wait_migration
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                "../qemu/tests/functional/x86_64"))
+# pylint: disable=wrong-import-position
+from tap_local_proxy import FdProxy  # noqa: E402
+
+QUEUES = 4
+
+
+def until(condition, what, timeout=60):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RigError(f"timeout, waiting until {what}")
+        time.sleep(0.02)
+
+
+def status(vm):
+    return vm.cmd("query-status")["status"]
+
+
+def migrate_status(vm):
+    return vm.cmd("query-migrate").get("status")
+
+
+def tap_fds(vm):
+    path = f"/proc/{vm.pid}/fd"
+    return sum(os.readlink(f"{path}/{fd}") == "/dev/net/tun"
+               for fd in os.listdir(path))
+
+
+class Failure:
+    """An attempt that fails; subclasses say where and how
+
+    attempt() returns when the source has no more to do with the target.
+    """
+
+    netdev = None           # options of the target, if not the right ones
+    return_path = False     # the target tells the source
+
+    def __init__(self, rig):
+        self.rig = rig
+
+    def tamper(self, stream, target):
+        """See FdProxy"""
+
+    def sent(self, target):
+        """When the target was sent what is to arrive"""
+
+    def meanwhile(self, source, target):
+        """While the migration is under way"""
+
+    def prepare(self, target):
+        """Before the migration"""
+
+    def attempt(self, source, target):
+        directory = self.rig.directory
+        path, listen = (os.path.join(directory, name)
+                        for name in ("failing", "proxy"))
+        for vm in source, target:
+            set_up_migration(vm)
+            vm.cmd("migrate-set-capabilities", capabilities=[
+                {"capability": "return-path", "state": self.return_path}])
+        for old in path, listen:
+            if os.path.exists(old):
+                os.unlink(old)
+        target.cmd("migrate-incoming", uri=f"unix:{path}",
+                   exit_on_error=False)
+        self.prepare(target)
+        proxy = FdProxy(listen, path, QUEUES,
+                        lambda stream: self.tamper(stream, target),
+                        lambda: self.sent(target))
+        source.cmd("migrate", uri=f"unix:{listen}")
+        self.meanwhile(source, target)
+        until(lambda: migrate_status(source) in
+              ("completed", "failed", "cancelled"), "the migration ended")
+        self.after(source, target)
+        proxy.close()
+        if proxy.error:
+            raise proxy.error
+
+    def after(self, source, target):
+        """The target, if it is still there, failed and has no TAP"""
+        if target.process.poll() is None:
+            until(lambda: migrate_status(target) == "failed",
+                  "the target failed")
+            if not target.cmd("query-migrate").get("error-desc"):
+                raise RigError("the target gives no reason")
+            if count := tap_fds(target):
+                raise RigError(f"the target still has {count} fds of TAPs")
+            target.close()
+
+
+def dropped_after(messages):
+    class Dropped(Failure):
+        __doc__ = f"connection closed after {messages} of {QUEUES} fds"
+
+        def tamper(self, stream, target):
+            return messages
+    return Dropped
+
+
+def killed_after(messages):
+    class Killed(Failure):
+        __doc__ = f"target killed after {messages} of {QUEUES} fds"
+
+        def tamper(self, stream, target):
+            return messages
+
+        def sent(self, target):
+            until(lambda: tap_fds(target) == messages, "the fds arrived")
+            target.process.kill()
+
+        def after(self, source, target):
+            target.wait()
+            target.close()
+    return Killed
+
+
+class LaterSection(Failure):
+    """a section after the TAPs' is broken"""
+
+    def tamper(self, stream, target):
+        at = stream.data.rfind(b"virtio-net")
+        if at < stream.marks[-1]:
+            raise RigError("the section of the NIC is not where it was")
+        stream.data[at:at + 10] = b"virtio-not"
+
+
+class LaterSectionReturnPath(LaterSection):
+    """the same, and the target tells the source"""
+    return_path = True
+
+
+class Truncated(Failure):
+    """the stream ends in the section of the last TAP queue"""
+
+    def tamper(self, stream, target):
+        del stream.data[stream.marks[-1] + 4:]
+        return QUEUES
+
+
+class KernelState(Failure):
+    """the kernel's state in the stream is not the device's"""
+
+    def tamper(self, stream, target):
+        where = stream.kernel_state(QUEUES - 1)
+        if where:
+            stream.data[where[0] + 120] ^= 1
+        else:
+            offset, size = stream.field(QUEUES - 1, "host_vnet_hdr_len")
+            stream.data[offset + size - 1] ^= 1
+
+
+class NoFds(Failure):
+    """the target may not have more open files"""
+
+    def prepare(self, target):
+        used = len(os.listdir(f"/proc/{target.pid}/fd"))
+        resource.prlimit(target.pid, resource.RLIMIT_NOFILE,
+                         (used + 3, used + 3))
+
+
+class FewerQueues(Failure):
+    """the target has fewer queues"""
+
+    def __init__(self, rig):
+        super().__init__(rig)
+        self.netdev = rig.options(QUEUES // 2) + ",incoming-fds=on"
+
+
+class MoreQueues(Failure):
+    """the target has more queues"""
+
+    def __init__(self, rig):
+        super().__init__(rig)
+        self.netdev = rig.options(QUEUES * 2) + ",incoming-fds=on"
+
+
+class OtherName(Failure):
+    """the target wants another device"""
+
+    def __init__(self, rig):
+        super().__init__(rig)
+        self.netdev = rig.options() + ",incoming-fds=on,ifname=other0"
+
+
+class Cancelled(Failure):
+    """migrate_cancel when the target has some of the fds"""
+    return_path = True
+
+    def __init__(self, rig):
+        super().__init__(rig)
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def tamper(self, stream, target):
+        self.reached.set()
+        self.go_on.wait(60)
+        return QUEUES // 2
+
+    def meanwhile(self, source, target):
+        if not self.reached.wait(60):
+            raise RigError("the stream never came to the fds")
+        source.cmd("migrate_cancel")
+        self.go_on.set()
+
+
+class Completed(Failure):
+    """the target is killed before it runs, after 'completed'"""
+
+    def after(self, source, target):
+        wait_migration(target)
+        target.process.kill()
+        target.close()
+
+
+class Reverted(Failure):
+    """the management goes back to the source after 'completed'"""
+
+    def after(self, source, target):
+        wait_migration(target)
+        target.quit()
+
+
+FAILURES = (
+    *(dropped_after(n) for n in (0, 1, QUEUES)),
+    *(killed_after(n) for n in (0, 1, QUEUES)),
+    LaterSection, LaterSectionReturnPath, Truncated, KernelState, NoFds,
+    FewerQueues, MoreQueues, OtherName, Cancelled, Completed, Reverted)
+
+
+def go_on(source):
+    """The source runs again, by itself or when told so"""
+    until(lambda: status(source) in ("running", "postmigrate"),
+          "the source decided")
+    if status(source) == "postmigrate":
+        source.cmd("cont")
+    if status(source) != "running":
+        raise RigError(f"the source is {status(source)}")
+
+
+def fail(rig, source, failure):
+    """One failure, of which nothing may be left"""
+    state, files = rig.state(), len(os.listdir(f"/proc/{source.pid}/fd"))
+    target = rig.target(failure.netdev)
+    failure.attempt(source, target)
+    go_on(source)
+    rig.check_state(state, "by the failure")
+    rig.progress()
+    rig.check_state(state, "when the source went on")
+    if len(os.listdir(f"/proc/{source.pid}/fd")) != files:
+        raise RigError("the source has other fds than before")
+    target.close()
+
+
+def succeed(rig, source, kill=False):
+    target = rig.target()
+    state = rig.state()
+    # Those of the failure are not about this one
+    source.qmp.events.clear()
+    for vm in source, target:
+        vm.cmd("migrate-set-capabilities", capabilities=[
+            {"capability": "return-path", "state": False}])
+    hand_over(source, target, os.path.join(rig.directory, "migrate"))
+    if kill:
+        source.process.kill()
+        source.close()
+    target.cmd("cont")
+    if not kill:
+        source.quit()
+    rig.check_state(state, "by the migration")
+    rig.progress()
+    rig.check_vhost(target)
+    return target
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rate", type=int, default=100, metavar="N",
+                        help="packets per second each way (default 100)")
+    parser.add_argument("--vhost", action="store_true")
+    args = parser.parse_args()
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    tap = Tap()
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="fail-") as shm, \
+            Rig(shm, QUEUES, args.rate, args.vhost) as rig:
+        def step(text, work, *arguments):
+            result = None
+            try:
+                result = work(*arguments)
+            except ERRORS as error:
+                print("# " + str(error).replace("\n", "\n# "))
+            tap.result(result is not False and result is not None, text)
+            return result
+
+        vm = step("the guest is up", rig.boot)
+        if not vm:
+            return tap.end()
+        for failure in FAILURES:
+            def one(failure=failure):
+                fail(rig, vm, failure(rig))
+                return True
+            if not step(f"goes on: {failure.__doc__}", one):
+                return tap.end()
+            if not (moved := step("and then succeeds", succeed, rig, vm)):
+                return tap.end()
+            vm = moved
+        if moved := step("goes on: source killed after the hand-over",
+                         succeed, rig, vm, True):
+            vm = moved
+            problems = rig.finish()
+            for problem in problems:
+                print("# " + problem)
+            tap.result(not problems, "no packet is missing")
+            vm.quit()
+    return tap.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

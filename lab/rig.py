@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A TAP, a guest under traffic behind it, and QEMUs that take turns.
+
+For tests that run in the lab, or in lab/netns without kernel state.
+"""
+
+import json
+import os
+import subprocess
+
+from traffic import Stream, Traffic, TrafficError, link
+from vm import QmpError, Vm, VmError
+
+DEV = "tap0"
+HOST, GUEST, PREFIX = "10.0.0.1", "10.0.0.2", 24
+GUEST_MAC = "52:54:00:74:61:70"
+MEMORY = 128
+
+
+class RigError(Exception):
+    pass
+
+
+# All that a test of a rig can end with
+ERRORS = (RigError, VmError, QmpError, TrafficError, OSError)
+
+
+def run(*command):
+    result = subprocess.run(command, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+    if result.returncode:
+        raise RigError(f"'{' '.join(command)}' failed: "
+                       f"{result.stderr.strip()}")
+    return result.stdout
+
+
+class Rig:
+    """Use as a context manager: what it made goes at the end"""
+
+    def __init__(self, directory, queues=4, rate=100, vhost=False):
+        self.directory = directory
+        self.queues = queues
+        self.rate = rate
+        self.vhost = vhost
+        self.memory = os.path.join(directory, "memory")
+        self.logs = os.environ.get("LAB_OUT", directory)
+        self.count = 0
+        self.vms = []
+        self.made_tap = False
+        self.traffic = self.stream = None
+        self.reports_state = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        for end in self.stream, self.traffic, *self.vms:
+            if end:
+                end.close()
+        if self.made_tap:
+            subprocess.run(["ip", "link", "del", DEV])
+
+    def options(self, queues=None):
+        options = (f"tap,id=net0,queues={queues or self.queues},vnet_hdr=on,"
+                   "local-migration-supported=on")
+        return options + ",vhost=on" if self.vhost else options
+
+    def vm(self, netdev, *more):
+        self.count += 1
+        queues = self.queues
+        vm = Vm(f"qemu{self.count}", [
+            "-machine", "pc,memory-backend=mem", "-accel",
+            os.environ.get("LAB_GUEST_ACCEL", "tcg"), "-m", f"{MEMORY}M",
+            "-object", f"memory-backend-file,id=mem,size={MEMORY}M,"
+            f"mem-path={self.memory},share=on",
+            "-kernel", os.environ["LAB_GUEST_KERNEL"],
+            "-initrd", os.environ["LAB_GUEST_INITRD"],
+            "-append", "console=ttyS0 quiet panic=-1 "
+            f"tapstate.ip={GUEST}/{PREFIX} tapstate.queues={queues}",
+            "-netdev", netdev, "-device", "virtio-net-pci,netdev=net0,mq=on,"
+            f"romfile=,vectors={2 * queues + 2},mac={GUEST_MAC}", *more],
+            log_dir=self.logs if self.count == 1 else None)
+        self.vms = [v for v in self.vms if v.process.poll() is None] + [vm]
+        return vm.start()
+
+    def target(self, netdev=None, *more):
+        """A QEMU that waits, and will not run by itself"""
+        return self.vm(netdev or self.options() + ",incoming-fds=on",
+                       "-incoming", "defer", "-S", *more)
+
+    def boot(self):
+        """A QEMU whose guest is up and has traffic"""
+        run("ip", "tuntap", "add", "dev", DEV, "mode", "tap", "vnet_hdr",
+            *(["multi_queue"] if self.queues > 1 else []))
+        self.made_tap = True
+        run("ip", "link", "set", DEV, "mtu", "1400")
+        run("ip", "addr", "add", f"{HOST}/{PREFIX}", "dev", DEV)
+        run("ip", "link", "set", DEV, "up")
+        run("ip", "neigh", "replace", GUEST, "lladdr", GUEST_MAC, "nud",
+            "permanent", "dev", DEV)
+        vm = self.vm(self.options() + f",ifname={DEV},script=no,downscript=no")
+        vm.wait_console("tapstate-agent: ready", 300)
+        self.reports_state = subprocess.run(
+            ["tapstate", "show", DEV], stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL).returncode == 0
+        self.traffic = Traffic(HOST, GUEST, link(DEV).mac, self.rate)
+        self.stream = Stream(GUEST)
+        self.traffic.start()
+        self.stream.start()
+        self.progress()
+        return vm
+
+    def progress(self):
+        """Until packets arrived each way"""
+        self.traffic.wait_progress(max(self.rate // 10, 1))
+
+    def check_vhost(self, vm):
+        """That it is vhost, if wanted, that takes the packets"""
+        names = set()
+        for task in os.listdir(f"/proc/{vm.pid}/task"):
+            with open(f"/proc/{vm.pid}/task/{task}/comm",
+                      encoding="ascii") as comm:
+                names.add(comm.read().strip())
+        if any(name.startswith("vhost-") for name in names) != self.vhost:
+            raise RigError(f"vhost={'on' if self.vhost else 'off'}, and the "
+                           f"threads of {vm.name} are {sorted(names)}")
+
+    def state(self):
+        """All that should survive, as the kernel reports it"""
+        if not self.reports_state:
+            return run("ip", "-d", "-j", "link", "show", "dev", DEV)
+        state = json.loads(run("tapstate", "show", "-j", DEV))
+        # What packets change
+        state.pop("flows", None)
+        for queue in state["queues"]:
+            for volatile in "ring_len", "held_by":
+                queue.pop(volatile, None)
+        return json.dumps(state, sort_keys=True)
+
+    def check_state(self, before, when):
+        after = self.state()
+        if before != after:
+            raise RigError(f"the state changed {when}:\n  {before}\n  {after}")
+
+    def finish(self):
+        """End the traffic; problems, and a Report of the packets"""
+        problems = self.stream.finish()
+        report = self.traffic.finish()
+        for line in report.table().splitlines():
+            print("# " + line)
+        print(f"# TCP: {self.stream.bytes_sent} bytes there and back",
+              flush=True)
+        return problems + report.problems()

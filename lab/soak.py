@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest changes QEMU many times under traffic, and nothing wears out.
+
+Runs in the lab, or in lab/netns without kernel state. After each migration the
+device must be as it was; at the end no packet may be missing, and neither QEMU
+nor the kernel may hold more than after the first ones. Prints TAP.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import time
+
+from rig import ERRORS, Rig, RigError
+from tap import Tap
+from vm import hand_over
+
+# Allocators and caches fill up in the first few
+WARM_UP = 5
+# Objects of the kernel of which a hand-over could leave one behind
+SLABS = ("sock_inode_cache", "tun_flow_cache", "UNIX", "PING", "RAW", "TCP")
+
+
+def fds(pid):
+    """What kinds of files a process has open, and how many of each"""
+    kinds = {}
+    path = f"/proc/{pid}/fd"
+    for fd in os.listdir(path):
+        try:
+            kind = os.readlink(f"{path}/{fd}").split(":")[0]
+        except FileNotFoundError:
+            continue
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return kinds
+
+
+def rss(pid):
+    """Private memory in KiB; the guest's is shared"""
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1])
+    raise RigError(f"process {pid} has no memory")
+
+
+def kernel_objects():
+    """Open files, network devices, and objects in caches of the kernel; of the
+    lab's, which has nobody else to serve"""
+    if os.environ.get("LAB_KERNEL") == "host":
+        return {}
+    with open("/proc/sys/fs/file-nr", encoding="ascii") as f:
+        objects = {"files": int(f.read().split()[0])}
+    objects["devices"] = len(os.listdir("/sys/class/net"))
+    try:
+        with open("/proc/slabinfo", encoding="ascii") as f:
+            for line in f:
+                name, *counts = line.split()
+                if name in SLABS:
+                    objects[name] = int(counts[0])
+    except (FileNotFoundError, PermissionError):
+        pass
+    return objects
+
+
+def migrate(rig, source):
+    target = rig.target()
+    before = rig.state()
+    hand_over(source, target, os.path.join(rig.directory, "migrate"))
+    rig.check_state(before, "in the hand-over")
+    target.cmd("cont")
+    source.quit()
+    rig.check_state(before, "when the guest went on")
+    rig.progress()
+    rig.check_vhost(target)
+    return target
+
+
+def measure(vm):
+    vm.cmd("query-status")
+    return fds(vm.pid), rss(vm.pid), kernel_objects()
+
+
+def check_flat(first, last, migrations):
+    problems = []
+    for kind in first[0].keys() | last[0].keys():
+        before, after = first[0].get(kind, 0), last[0].get(kind, 0)
+        if before != after:
+            problems.append(f"QEMU had {before} fds of {kind}, has {after}")
+    # How much of its heap a process has touched varies by some MiB
+    if last[1] > 1.5 * first[1]:
+        problems.append(f"QEMU had {first[1]} KiB and has {last[1]}")
+    # Counted per CPU, in batches; one leaked object for each migration would
+    # be more in a run that is long enough to tell
+    for name, before in first[2].items():
+        if last[2][name] > before + 64 + migrations // 4:
+            problems.append(f"the kernel had {before} {name} and has "
+                            f"{last[2][name]}")
+    return problems
+
+
+def soak(rig, migrations):
+    """Problems"""
+    vm = rig.boot()
+    first = None
+    start = time.monotonic()
+    for number in range(1, migrations + 1):
+        vm = migrate(rig, vm)
+        if number == min(WARM_UP, migrations - 1):
+            first = measure(vm)
+        if number % 50 == 0:
+            print(f"# {number} migrations, {time.monotonic() - start:.0f} s",
+                  flush=True)
+    seconds = time.monotonic() - start
+    last = measure(vm)
+    problems = rig.finish() + check_flat(first, last, migrations)
+    vm.quit()
+    print(f"# {migrations} migrations in {seconds:.0f} s, kernel state: "
+          f"{'yes' if rig.reports_state else 'no'}, vhost: "
+          f"{'yes' if rig.vhost else 'no'}")
+    print(f"# QEMU: {sum(first[0].values())} fds, then "
+          f"{sum(last[0].values())}; {first[1]} KiB, then {last[1]}")
+    for name, count in first[2].items():
+        print(f"# kernel: {count} {name}, then {last[2][name]}")
+    return problems
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--migrations", type=int, default=20, metavar="N")
+    parser.add_argument("--rate", type=int, default=100, metavar="N",
+                        help="packets per second each way (default 100)")
+    parser.add_argument("--queues", type=int, default=4, metavar="N")
+    parser.add_argument("--vhost", action="store_true")
+    args = parser.parse_args()
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    tap = Tap()
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="soak-") as shm, \
+            Rig(shm, args.queues, args.rate, args.vhost) as rig:
+        try:
+            problems = soak(rig, args.migrations)
+        except ERRORS as error:
+            problems = [str(error)]
+    for problem in problems:
+        print("# " + problem.replace("\n", "\n# "))
+    tap.result(not problems, f"{args.migrations} migrations, {args.queues} "
+               "queues" + (", vhost" if args.vhost else ""))
+    return tap.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
