@@ -1,0 +1,15 @@
+/*
+ * What libFuzzer calls
+ *
+ * Copyright (c) 2026 tapstate developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef TESTS_FUZZ_LIBFUZZER_H
+#define TESTS_FUZZ_LIBFUZZER_H
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#endif /* TESTS_FUZZ_LIBFUZZER_H */

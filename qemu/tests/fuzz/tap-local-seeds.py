@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+#
+# Write inputs for tap-local-fuzz to start from
+#
+# usage: tap-local-seeds.py DIRECTORY
+#
+# Copyright (c) 2026 tapstate developers
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import os
+import struct
+import sys
+
+# Which fd, and in the upper half how often; see send_section()
+TUN, TWO_QUEUES, NO_DEVICE, NULL = 0x10, 0x11, 0x12, 0x13
+TAP, TWICE, NONE = 0x1f, 0x2f, 0x0f
+
+NO_VNET_HDR, IFNAME, USING_VNET_HDR = 0x04, 0x08, 0x10
+
+
+def counted(data):
+    return struct.pack('>I', len(data)) + data
+
+
+def fields(using=False, enabled=True, hdr_len=12):
+    return struct.pack('>c?????I', b' ', using, True, True, False, enabled,
+                       hdr_len)
+
+
+def subsection(name, data):
+    return (b'\5' + bytes([len(name)]) + name.encode() +
+            struct.pack('>I', 1) + counted(data))
+
+
+RECEIVED = subsection('net-tap/received', bytes(72))
+SENT = subsection('net-tap/sent', counted(bytes(72)) + counted(bytes(60)))
+KERNEL_STATE = subsection('net-tap/kernel-state',
+                          struct.pack('=Q', 1 << 1) + bytes(352))
+
+SEEDS = {
+    'fields': (0, TAP, fields()),
+    'virtio': (USING_VNET_HDR, TAP, fields(using=True)),
+    'no-vnet-hdr': (NO_VNET_HDR, TAP, fields(hdr_len=0)),
+    'ifname': (IFNAME, TAP, fields()),
+    'detached': (0, TAP, fields(enabled=False)),
+    'received': (0, TAP, fields() + RECEIVED),
+    'received-twice': (0, TAP, fields() + RECEIVED + RECEIVED),
+    'sent': (0, TAP, fields() + SENT),
+    'sent-twice': (0, TAP, fields() + SENT + SENT),
+    'kernel-state': (0, TAP, fields() + KERNEL_STATE),
+    'all': (2, TAP, fields() + KERNEL_STATE + RECEIVED + SENT),
+    'tun': (0, TUN, fields()),
+    'two-queues': (0, TWO_QUEUES, fields()),
+    'no-device': (0, NO_DEVICE, fields()),
+    'null': (0, NULL, fields()),
+    'two-fds': (0, TWICE, fields()),
+    'no-fd': (0, NONE, fields()),
+}
+
+
+def main():
+    directory = sys.argv[1]
+    os.makedirs(directory, exist_ok=True)
+    for name, (options, fd, section) in SEEDS.items():
+        with open(os.path.join(directory, name), 'wb') as seed:
+            seed.write(bytes([options, fd]) + section)
+
+
+if __name__ == '__main__':
+    main()
