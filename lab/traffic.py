@@ -526,7 +526,7 @@ class Stream:
 
     def __init__(self, guest, rate=50):
         """rate: chunks per second"""
-        self.sock = socket.create_connection((guest, STREAM_PORT), 60)
+        self.sock = self._connect(guest)
         self.sock.settimeout(60)
         self.interval = 1 / rate
         self.sent, self.received = hashlib.sha256(), hashlib.sha256()
@@ -536,6 +536,18 @@ class Stream:
         self.threads = [threading.Thread(target=self._guard, args=(work,),
                                          daemon=True)
                         for work in (self._send, self._receive)]
+
+    @staticmethod
+    def _connect(guest, timeout=60):
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return socket.create_connection((guest, STREAM_PORT), timeout)
+            except ConnectionRefusedError:
+                # The guest is up, and does not listen yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def start(self):
         for thread in self.threads:

@@ -176,8 +176,9 @@ class Agent:
         """Ask until it is there; returns the answer"""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
-            number = self.send()
             try:
+                # A guest without the agent refuses, here or in between
+                number = self.send()
                 while True:
                     answered, answer = self.receive(1)
                     if answered == number:
