@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is in the migration stream, next to what stock QEMU writes.
+
+Runs in the lab, or in lab/netns. Without our options both streams must be the
+same, byte for byte; with them, and kernel-state=off, a queue's section has the
+seven fields that upstream's has. Prints TAP.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+
+from rig import run
+from tap import Tap
+from vm import Vm, set_up_migration
+
+OURS, STOCK = "qemu-system-x86_64", "qemu-system-x86_64-stock"
+ANALYZE = os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                       "../build/src/qemu/scripts/analyze-migration.py")
+SEVEN = ["queue.fd", "queue.using_vnet_hdr", "queue.has_ufo", "queue.has_uso",
+         "queue.has_tunnel", "queue.enabled", "queue.host_vnet_hdr_len"]
+# And how many pairs of queues they use
+NICS = {"e1000": 1, "virtio-net-pci": 4}
+
+
+def vm_args(nic, netdev):
+    queues = ",mq=on,vectors=10" if nic.startswith("virtio") else ""
+    return ["-machine", "pc", "-accel", "tcg", "-m", "16M", "-S",
+            # The only clock whose value is in the stream of a VM that never ran
+            "-rtc", "base=2026-01-01,clock=vm",
+            "-netdev", netdev, "-device", f"{nic},netdev=net0,romfile="
+            f"{queues},mac=52:54:00:74:61:70"]
+
+
+def record(vm, directory):
+    """The bytes of a migration to a UNIX socket"""
+    path = os.path.join(directory, "record")
+    data = bytearray()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        vm.cmd("migrate", uri=f"unix:{path}")
+        with server.accept()[0] as sock:
+            while True:
+                part, fds, _, _ = socket.recv_fds(sock, 65536, 16)
+                for fd in fds:
+                    os.close(fd)
+                if not part:
+                    break
+                data += part
+    os.unlink(path)
+    return bytes(data)
+
+
+def description(stream, directory):
+    """The JSON that ends a stream, by QEMU's own tool"""
+    path = os.path.join(directory, "stream")
+    with open(path, "wb") as f:
+        f.write(stream)
+    out = subprocess.run([sys.executable, ANALYZE, "-d", "desc", "-f", path],
+                         check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(out)
+
+
+def stream_of(binary, nic, netdev, directory, local):
+    with Vm(binary, vm_args(nic, netdev), binary=binary) as vm:
+        vm.start()
+        if local:
+            set_up_migration(vm)
+        return record(vm, directory)
+
+
+def queues_of(stream, directory):
+    return [device for device in description(stream, directory)["devices"]
+            if device["vmsd_name"] == "net-tap"]
+
+
+def main():
+    tap = Tap()
+    run("ip", "tuntap", "add", "dev", "tap4", "mode", "tap", "multi_queue",
+        "vnet_hdr")
+    run("ip", "tuntap", "add", "dev", "tap1", "mode", "tap", "vnet_hdr")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        for nic, queues in NICS.items():
+            plain = (f"tap,id=net0,ifname=tap{queues},queues={queues},"
+                     "script=no,downscript=no")
+            streams = [stream_of(binary, nic, plain, directory, False)
+                       for binary in (STOCK, OURS)]
+            tap.result(streams[0] == streams[1] and len(streams[0]) > 1000,
+                       f"{nic}: without the options the same as stock")
+            option = stream_of(OURS, nic, plain +
+                               ",local-migration-supported=on", directory,
+                               False)
+            # Sections are numbered, and one that is left out has its number
+            tap.result(len(option) == len(streams[0]) and
+                       description(option, directory) ==
+                       description(streams[0], directory),
+                       f"{nic}: without parameter 'local' the same sections")
+
+        queues = queues_of(stream_of(
+            OURS, nic, plain + ",local-migration-supported=on,"
+            "kernel-state=off", directory, True), directory)
+        names = [[field["name"] for field in queue["fields"]]
+                 for queue in queues]
+        print(f"# {names}")
+        tap.result(names == [SEVEN] * 4 and
+                   not any(queue.get("subsections") for queue in queues),
+                   "kernel-state=off: the seven fields, and nothing else")
+    for name in "tap1", "tap4":
+        run("ip", "link", "del", name)
+    return tap.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
