@@ -528,11 +528,13 @@ static size_t append_status(char *buf, size_t size, size_t len)
 		     " finished=%d send_errors=%" PRIu64 " received=%" PRIu64
 		     " unique=%" PRIu64 " duplicated=%" PRIu64
 		     " reordered=%" PRIu64 " corrupt=%" PRIu64
-		     " overflow=%" PRIu64 " device_drops=%" PRIu64,
+		     " overflow=%" PRIu64 " device_drops=%" PRIu64
+		     " clock=%" PRIi64 " due=%" PRIi64,
 		     t.run, t.sent,
 		     t.run && t.sent >= t.count, t.send_errors, t.received,
 		     t.unique, t.duplicated, t.reordered, t.corrupt,
-		     socket_drops(), device_drops());
+		     socket_drops(), device_drops(), now() / 1000000,
+		     t.due / 1000000);
 	len = append_missing(buf, size, len);
 	len = append_interrupts(buf, size, len, "input", "-input");
 	return append_interrupts(buf, size, len, "output", "-output");

@@ -6,7 +6,9 @@ For tests that run in the lab, or in lab/netns without kernel state.
 
 import json
 import os
+import re
 import subprocess
+import time
 
 from traffic import Stream, Traffic, TrafficError, link
 from vm import QmpError, Vm, VmError
@@ -112,7 +114,43 @@ class Rig:
 
     def progress(self):
         """Until packets arrived each way"""
-        self.traffic.wait_progress(max(self.rate // 10, 1))
+        try:
+            self.traffic.wait_progress(max(self.rate // 10, 1))
+        except TrafficError as error:
+            raise RigError("\n".join([str(error), *self.where()])) from None
+
+    def where(self):
+        """Lines that tell where packets got stuck"""
+        stats = json.loads(run("ip", "-s", "-j", "link", "show", DEV))[0]
+        yield f"{DEV}: {stats['operstate']}, " + ", ".join(
+            f"{way} {count['packets']} packets and {count['dropped']} dropped"
+            for way, count in stats["stats64"].items())
+        try:
+            status = self.traffic.agent.ask("status", timeout=5)
+            time.sleep(1)
+            later = self.traffic.agent.ask("status", timeout=5)
+            status["clock after 1 s"] = later["clock"]
+        except TrafficError as error:
+            status = error
+        yield f"the guest's agent: {status}"
+        for vm in self.vms:
+            if vm.process.poll() is None:
+                try:
+                    yield from self.where_in(vm)
+                except (QmpError, VmError) as error:
+                    yield str(error)
+
+    def where_in(self, vm):
+        words = [vm.cmd("query-status")["status"]]
+        for command in "info registers", "info lapic":
+            text = vm.cmd("human-monitor-command", command_line=command)
+            words += re.findall(r"RIP=\w+|HLT=\d|Timer.*|I[RS]R\t.*", text)
+        yield f"{vm.name}: " + ", ".join(" ".join(w.split()) for w in words)
+        path = vm.cmd("x-query-virtio")[0]["path"]
+        status = [vm.cmd("x-query-virtio-queue-status", path=path, queue=n)
+                  for n in range(2 * self.queues)]
+        yield f"{vm.name}: avail and used: " + ", ".join(
+            f"{q.get('last-avail-idx', '?')} {q['used-idx']}" for q in status)
 
     def check_vhost(self, vm):
         """That it is vhost, if wanted, that takes the packets"""
