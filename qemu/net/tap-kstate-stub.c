@@ -1,5 +1,5 @@
 /*
- * Kernel state of a TAP queue, where the host does not report it
+ * Kernel state of a TAP queue, where QEMU cannot ask for it
  *
  * Copyright (c) 2026 tapstate developers
  *
@@ -30,22 +30,12 @@ bool tap_kstate_restore(int fd, const TapKState *ks, Error **errp)
     return false;
 }
 
-bool tap_kstate_is_tap(int fd)
-{
-    return true;
-}
-
-bool tap_kstate_read(int fd, TapSetting setting, int *value)
+bool tap_kstate_get_offload(int fd, int *offload)
 {
     return false;
 }
 
-bool tap_kstate_get_supported(int fd, bool *ufo, bool *uso)
-{
-    return false;
-}
-
-bool tap_kstate_has(int fd, TapSetting setting, int value)
+bool tap_kstate_get_supported(int fd, bool *ufo, bool *uso, bool *tunnel)
 {
     return false;
 }

@@ -10,12 +10,16 @@
 #include "tap-local.h"
 #include "tap-kstate.h"
 
-#include <net/if.h>
 #include <sys/ioctl.h>
 #include <linux/if_tun.h>
 #include <linux/if_tun_state.h>
 
 #include "qapi/error.h"
+
+/* Linux 6.17; the headers of the system may be older */
+#ifndef TUN_F_UDP_TUNNEL_GSO
+#define TUN_F_UDP_TUNNEL_GSO 0x080
+#endif
 
 /*
  * What travels. The groups with a user buffer do not: an address from another
@@ -265,77 +269,18 @@ bool tap_kstate_restore(int fd, const TapKState *ks, Error **errp)
     return true;
 }
 
-/* TUN_F_* as the kernel keeps them: some combinations have no effect */
-static unsigned int tap_kstate_effective_offload(unsigned int offload)
-{
-    const unsigned int uso = TUN_F_USO4 | TUN_F_USO6;
-
-    if (!(offload & TUN_F_CSUM)) {
-        return 0;
-    }
-    offload &= ~TUN_F_UFO;
-    if (!(offload & (TUN_F_TSO4 | TUN_F_TSO6))) {
-        offload &= ~TUN_F_TSO_ECN;
-    }
-    if ((offload & uso) != uso) {
-        offload &= ~uso;
-    }
-    return offload;
-}
-
-bool tap_kstate_is_tap(int fd)
-{
-    struct ifreq ifr = { };
-
-    return !ioctl(fd, TUNGETIFF, &ifr) && (ifr.ifr_flags & IFF_TAP);
-}
-
-bool tap_kstate_read(int fd, TapSetting setting, int *value)
+bool tap_kstate_get_offload(int fd, int *offload)
 {
     struct tun_state st;
-    struct ifreq ifr = { };
 
-    switch (setting) {
-    case TAP_SETTING_ENABLED:
-        if (ioctl(fd, TUNGETIFF, &ifr)) {
-            return false;
-        }
-        *value = !(ifr.ifr_flags & IFF_DETACH_QUEUE);
-        return true;
-    case TAP_SETTING_VNET_HDR_LEN:
-        return !ioctl(fd, TUNGETVNETHDRSZ, value);
-    case TAP_SETTING_VNET_LE:
-        return !ioctl(fd, TUNGETVNETLE, value);
-    case TAP_SETTING_VNET_BE:
-        return !ioctl(fd, TUNGETVNETBE, value);
-    case TAP_SETTING_SNDBUF:
-        return !ioctl(fd, TUNGETSNDBUF, value);
-    case TAP_SETTING_OFFLOAD:
-        if (tap_kstate_get_groups(fd, TUN_STATE_OFFLOAD, &st)) {
-            return false;
-        }
-        *value = st.offload.enabled;
-        return true;
-    default:
+    if (tap_kstate_get_groups(fd, TUN_STATE_OFFLOAD, &st)) {
         return false;
     }
+    *offload = st.offload.enabled;
+    return true;
 }
 
-bool tap_kstate_has(int fd, TapSetting setting, int value)
-{
-    int actual;
-
-    if (setting == TAP_SETTING_STEERING) {
-        /* Without a program of its own, a NIC model leaves what is there */
-        return value < 0;
-    }
-    if (setting == TAP_SETTING_OFFLOAD) {
-        value = tap_kstate_effective_offload(value);
-    }
-    return tap_kstate_read(fd, setting, &actual) && actual == value;
-}
-
-bool tap_kstate_get_supported(int fd, bool *ufo, bool *uso)
+bool tap_kstate_get_supported(int fd, bool *ufo, bool *uso, bool *tunnel)
 {
     struct tun_state st;
 
@@ -345,5 +290,6 @@ bool tap_kstate_get_supported(int fd, bool *ufo, bool *uso)
     *ufo = st.offload.supported & TUN_F_UFO;
     *uso = (st.offload.supported & TUN_F_USO4) &&
            (st.offload.supported & TUN_F_USO6);
+    *tunnel = st.offload.supported & TUN_F_UDP_TUNNEL_GSO;
     return true;
 }

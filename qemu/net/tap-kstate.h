@@ -62,22 +62,14 @@ bool tap_kstate_check(int fd, const TapKState *ks, Error **errp);
 bool tap_kstate_restore(int fd, const TapKState *ks, Error **errp);
 
 /**
- * tap_kstate_is_tap: whether it is a TAP, not a TUN device
+ * tap_kstate_get_offload: read which kinds of packets are to be given out
  *
  * @fd: the queue
- */
-bool tap_kstate_is_tap(int fd);
-
-/**
- * tap_kstate_read: read a setting that is in force
- *
- * @fd: the queue
- * @setting: which one
- * @value: where to, as for tap_local_defer()
+ * @offload: where to put it, as TUN_F_*
  *
  * Returns: false when this kernel cannot tell
  */
-bool tap_kstate_read(int fd, TapSetting setting, int *value);
+bool tap_kstate_get_offload(int fd, int *offload);
 
 /**
  * tap_kstate_get_supported: read which kinds of packets a device accepts
@@ -85,20 +77,10 @@ bool tap_kstate_read(int fd, TapSetting setting, int *value);
  * @fd: the queue
  * @ufo: where to put whether it takes UFO packets
  * @uso: where to put whether it takes USO packets
+ * @tunnel: where to put whether it takes GSO packets in UDP tunnels
  *
  * Returns: false when this kernel cannot tell without a change of the device
  */
-bool tap_kstate_get_supported(int fd, bool *ufo, bool *uso);
-
-/**
- * tap_kstate_has: whether a setting is in force already
- *
- * @fd: the queue
- * @setting: which one
- * @value: the value asked about, as for tap_local_defer()
- *
- * Returns: false also when this kernel cannot tell
- */
-bool tap_kstate_has(int fd, TapSetting setting, int value);
+bool tap_kstate_get_supported(int fd, bool *ufo, bool *uso, bool *tunnel);
 
 #endif /* NET_TAP_KSTATE_H */

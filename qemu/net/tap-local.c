@@ -14,6 +14,7 @@
 #include "qemu/osdep.h"
 #include "tap-local.h"
 #include "tap-kstate.h"
+#include "tap-setting.h"
 #include "tap_int.h"
 
 #include <net/if.h>
@@ -203,7 +204,7 @@ static void tap_local_release(TapLocal *local)
 
     for (int i = 0; i < TAP_SETTING__MAX; i++) {
         if ((local->deferred & BIT(i)) &&
-            !tap_kstate_has(fd, i, local->value[i])) {
+            !tap_setting_has(fd, i, local->value[i])) {
             local->ops->apply(local->nc, i, local->value[i]);
         }
     }
@@ -382,10 +383,10 @@ static bool tap_local_check_claims(TapLocal *local, Error **errp)
     const TapLocalQueue *queue = &local->queue;
     TapLocalQueue here;
     int vnet_hdr_len = 0, enabled;
-    bool ufo, uso;
+    bool ufo, uso, tunnel;
 
     if (local->vnet_hdr &&
-        !tap_kstate_read(queue->fd, TAP_SETTING_VNET_HDR_LEN, &vnet_hdr_len)) {
+        !tap_setting_read(queue->fd, TAP_SETTING_VNET_HDR_LEN, &vnet_hdr_len)) {
         error_setg(errp, "cannot read the vnet header length of the TAP");
         return false;
     }
@@ -395,7 +396,7 @@ static bool tap_local_check_claims(TapLocal *local, Error **errp)
                    vnet_hdr_len, queue->host_vnet_hdr_len);
         return false;
     }
-    if (!tap_kstate_read(queue->fd, TAP_SETTING_ENABLED, &enabled)) {
+    if (!tap_setting_read(queue->fd, TAP_SETTING_ENABLED, &enabled)) {
         error_setg(errp, "cannot read whether the queue is attached");
         return false;
     }
@@ -405,13 +406,21 @@ static bool tap_local_check_claims(TapLocal *local, Error **errp)
                    queue->enabled ? "attached" : "detached");
         return false;
     }
-    if (tap_kstate_get_supported(queue->fd, &ufo, &uso) &&
-        (ufo != queue->has_ufo || uso != queue->has_uso)) {
-        error_setg(errp, "the TAP has ufo=%d and uso=%d, and ufo=%d and uso=%d "
-                   "in the stream", ufo, uso, queue->has_ufo, queue->has_uso);
-        return false;
+    if (tap_kstate_get_supported(queue->fd, &ufo, &uso, &tunnel)) {
+        if (ufo != queue->has_ufo || uso != queue->has_uso) {
+            error_setg(errp, "the TAP has ufo=%d and uso=%d, and ufo=%d and "
+                       "uso=%d in the stream", ufo, uso, queue->has_ufo,
+                       queue->has_uso);
+            return false;
+        }
+        if (queue->has_tunnel && !tunnel) {
+            error_setg(errp, "the TAP takes no GSO packets in UDP tunnels, and "
+                       "does in the stream");
+            return false;
+        }
     }
-    if (queue->has_tunnel) {
+    local->ops->get_queue(local->nc, &here);
+    if (queue->has_tunnel && !here.has_tunnel) {
         error_setg(errp, "the stream says that the TAP takes GSO packets in "
                    "UDP tunnels, which this QEMU does not know: turn that off "
                    "on the source");
@@ -424,7 +433,6 @@ static bool tap_local_check_claims(TapLocal *local, Error **errp)
                    local->received.size, queue->host_vnet_hdr_len);
         return false;
     }
-    local->ops->get_queue(local->nc, &here);
     if (here.using_vnet_hdr != queue->using_vnet_hdr) {
         error_setg(errp, "the NIC model %s the vnet header itself on the "
                    "source, unlike here: use the same -device on both sides",
@@ -444,7 +452,7 @@ static bool tap_local_check_device(TapLocal *local, Error **errp)
         error_prepend(errp, "what came with the stream is not a TAP: ");
         return false;
     }
-    if (!tap_kstate_is_tap(local->queue.fd)) {
+    if (!tap_is_tap(local->queue.fd)) {
         error_setg(errp, "what came with the stream is not a TAP: it is a TUN "
                    "device");
         return false;
@@ -843,7 +851,7 @@ void tap_local_free(TapLocal *local)
     }
     vmstate_unregister(VMSTATE_IF(local), &vmstate_net_tap, local);
     qemu_del_vm_change_state_handler(local->vmstate);
-    migration_remove_notifier(&local->incoming);
+    migration_remove_incoming_notifier(&local->incoming);
     migration_remove_notifier(&local->normal);
     migration_remove_notifier(&local->cpr);
     if (local->waiting && local->queue.fd >= 0) {
@@ -888,7 +896,8 @@ static const TypeInfo tap_local_info = {
     .instance_size = sizeof(TapLocal),
     .instance_init = tap_local_instance_init,
     .instance_finalize = tap_local_instance_finalize,
-    .class_init = tap_local_class_init,
+    /* From 10.1 on, data is const */
+    .class_init = (void *)tap_local_class_init,
     .interfaces = (InterfaceInfo[]) {
         { TYPE_VMSTATE_IF },
         { }
