@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: demo test test-full soak test-all-kernels test-debug shell lab lab-kernels lab-debug modules
-.PHONY: qemu tools selftests series series-check clean distclean help
+.PHONY: qemu test-qemu-10.2 tools selftests series series-check clean distclean help
 .PHONY: root sources guest image qemu-stock
 
 # Both go to the build scripts, from the command line or the environment.
@@ -26,6 +26,13 @@ test-full: test ## and all that takes longer, but for soak, test-debug and the o
 
 soak: lab ## a thousand live updates under traffic; nothing may be lost or left behind
 	lab/test soak
+
+test-qemu-10.2: lab ## the tests of the hand-over, with QEMU 10.2
+	QEMU_BASE=10.2 lab/build-sources qemu
+	QEMU_BASE=10.2 lab/build-qemu stock
+	QEMU_BASE=10.2 lab/build-qemu ours
+	QEMU_BASE=10.2 lab/series qemu
+	QEMU_BASE=10.2 lab/test functional functional_netns
 
 test-debug: lab-debug selftests ## the kernel selftests and more, with KASAN, lockdep, kmemleak, KCSAN
 	lab/test debug kcsan

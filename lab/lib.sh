@@ -14,7 +14,11 @@ SUITE=trixie
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 JOBS=${JOBS:-$(nproc)}
 # shellcheck disable=SC2034 # for those who source this
-QEMU_BASE=10.0
+QEMU_BASES="10.0 10.2"
+QEMU_BASE=${QEMU_BASE:-10.0}
+# What is made from another base than the first has its name at the end.
+# shellcheck disable=SC2034
+Q=${QEMU_BASE/#/-} Q=${Q/%-10.0/}
 
 # Kernels the lab can run: Debian's, and those it builds itself from the source
 # of the first one.
@@ -50,7 +54,7 @@ need_root() {
 		die "this needs root, and there is no sudo" \
 			"run make as root, or install sudo"
 	local keep=(HOME="$HOME" TERM="${TERM:-dumb}") v
-	for v in XDG_CACHE_HOME JOBS DEBIAN_MIRROR LAB_OUT_DIR LAB_MEM \
+	for v in XDG_CACHE_HOME JOBS DEBIAN_MIRROR QEMU_BASE LAB_OUT_DIR LAB_MEM \
 		LAB_ACCEL LAB_TUN TESTS KDIR KSRC QEMU_SRC http_proxy https_proxy; do
 		[ -z "${!v+x}" ] || keep+=("$v=${!v}")
 	done
@@ -96,6 +100,16 @@ kernel_known() {
 	case " $KERNELS $KERNELS_DEBUG " in
 	*" $1 "*) ;;
 	*) die "unknown kernel '$1' (there is: $KERNELS $KERNELS_DEBUG)" ;;
+	esac
+}
+
+# qemu_suite: where the source of QEMU_BASE comes from
+qemu_suite() {
+	case $QEMU_BASE in
+	10.0) echo "$SUITE" ;;
+	10.2) echo sid ;;
+	*) die "QEMU_BASE=$QEMU_BASE: there are patches for $QEMU_BASES" \
+		"another tree: QEMU_SRC=DIR" ;;
 	esac
 }
 
@@ -157,7 +171,7 @@ suite_apt() {
 	mkdir -p "$d"/state/lists/partial "$d"/cache/archives/partial "$d/empty"
 	[ -f "$d/status" ] || : >"$d/status"
 	echo "deb [signed-by=$KEYRING] $MIRROR $suite main" >"$d/sources.list"
-	[ "$suite" != "$SUITE" ] ||
+	[ "$suite" != "$SUITE" ] && [ "$suite" != sid ] ||
 		echo "deb-src [signed-by=$KEYRING] $MIRROR $suite main" \
 			>>"$d/sources.list"
 	cat >"$d/apt.conf" <<-END

@@ -19,8 +19,8 @@ from tap import Tap
 from vm import Vm, set_up_migration
 
 OURS, STOCK = "qemu-system-x86_64", "qemu-system-x86_64-stock"
-ANALYZE = os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                       "../build/src/qemu/scripts/analyze-migration.py")
+ANALYZE = os.path.join(os.environ["LAB_QEMU_SOURCE"],
+                       "scripts/analyze-migration.py")
 SEVEN = ["queue.fd", "queue.using_vnet_hdr", "queue.has_ufo", "queue.has_uso",
          "queue.has_tunnel", "queue.enabled", "queue.host_vnet_hdr_len"]
 # And how many pairs of queues they use

@@ -32,6 +32,10 @@ NIC = {
     'addr': '0x4',
 }
 
+# Its state is about code in the memory of the guest, which a target may lack,
+# or which firmware may be about to write
+NO_VAPIC = ('-global', 'apic-common.vapic=off')
+
 # Of the guest, and what its agent listens on
 MAC = NIC['mac']
 HOST_IP = '10.0.0.1'
@@ -284,7 +288,7 @@ class TapLocalTest(QemuSystemTest):
         vm.add_args('-nodefaults', '-m', '128M', '-object',
                     f'memory-backend-file,id=ram,size=128M,mem-path={ram},'
                     'share=on',
-                    '-machine', 'memory-backend=ram')
+                    '-machine', 'memory-backend=ram', *NO_VAPIC)
         if netdev:
             vm.add_args('-netdev', netdev, '-device', json.dumps(nic or NIC))
         vm.add_args(*args)

@@ -693,7 +693,7 @@ class TapLocalConfigs(TapLocalTest):
         for vm in source, target:
             self.assertEqual(self.wait_migration(vm)['status'], 'completed')
             self.assertRegex(self.hmp(vm, 'info migrate'),
-                             '(?mi)^(migration )?status: completed')
+                             '(?mi)^(migration )?status:\s+completed')
             self.assertEqual(tap_state(vm), said('held'))
         self.wait_status(target, 'paused')
         self.quit(source)
