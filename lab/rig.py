@@ -147,10 +147,16 @@ class Rig:
             words += re.findall(r"RIP=\w+|HLT=\d|Timer.*|I[RS]R\t.*", text)
         yield f"{vm.name}: " + ", ".join(" ".join(w.split()) for w in words)
         path = vm.cmd("x-query-virtio")[0]["path"]
-        status = [vm.cmd("x-query-virtio-queue-status", path=path, queue=n)
-                  for n in range(2 * self.queues)]
-        yield f"{vm.name}: avail and used: " + ", ".join(
-            f"{q.get('last-avail-idx', '?')} {q['used-idx']}" for q in status)
+        rings = []
+        for number in range(2 * self.queues):
+            queue = vm.cmd("x-query-virtio-queue-status", path=path,
+                           queue=number)
+            # From the guest's memory: what vhost did QEMU does not know
+            rings.append(" ".join(
+                vm.cmd("human-monitor-command",
+                       command_line=f"xp /1hd {queue[ring] + 2}").split()[-1]
+                for ring in ("vring-avail", "vring-used")))
+        yield f"{vm.name}: avail and used: " + ", ".join(rings)
 
     def check_vhost(self, vm):
         """That it is vhost, if wanted, that takes the packets"""
