@@ -1,5 +1,5 @@
 /*
- * What libFuzzer calls
+ * What libFuzzer calls, and run-inputs.c where there is none
  *
  * Copyright (c) 2026 tapstate developers
  *
@@ -8,6 +8,9 @@
 
 #ifndef TESTS_FUZZ_LIBFUZZER_H
 #define TESTS_FUZZ_LIBFUZZER_H
+
+/* Inputs that the code under test did not refuse */
+extern unsigned int fuzz_accepted;
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -62,6 +62,8 @@ static RunState runstate;
 static TapLocalQueue queue;
 static bool reported;
 
+unsigned int fuzz_accepted;
+
 /* The TAP backend */
 
 static void get_queue(NetClientState *nc, TapLocalQueue *q)
@@ -156,6 +158,10 @@ void migration_add_notifier_mode(NotifierWithReturn *notify,
 }
 
 void migration_remove_notifier(NotifierWithReturn *notify)
+{
+}
+
+void migration_remove_incoming_notifier(NotifierWithReturn *notify)
 {
 }
 
@@ -289,6 +295,7 @@ static int next_fd(void)
 static QEMUFile *send_section(uint8_t selector, int tap, const uint8_t *data,
                               size_t size)
 {
+    static const uint8_t footer[] = { 0x7e, 0, 0, 0, 0 };
     char control[CMSG_SPACE(sizeof(int) * MAX_FDS)] = { };
     struct iovec iov = { .iov_base = (void *)data, .iov_len = 1 };
     struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
@@ -316,8 +323,13 @@ static QEMUFile *send_section(uint8_t selector, int tap, const uint8_t *data,
             memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * count);
         }
         g_assert(sendmsg(socks[0], &msg, 0) == 1);
-        /* What does not fit is a stream that ends early */
-        (void)!send(socks[0], data + 1, size - 1, MSG_DONTWAIT);
+        /*
+         * What does not fit is a stream that ends early. Else more follows, as
+         * always: without it, looking for one more subsection is an error.
+         */
+        if (send(socks[0], data + 1, size - 1, MSG_DONTWAIT) == size - 1) {
+            (void)!send(socks[0], footer, sizeof(footer), MSG_DONTWAIT);
+        }
     }
     close(socks[0]);
 
@@ -415,6 +427,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     } else {
         g_assert(!reported);
         check_loaded();
+        fuzz_accepted++;
     }
     tap_local_free(local);
     g_assert(next_fd() == fd);
