@@ -406,6 +406,13 @@ static bool tap_local_check_claims(TapLocal *local, Error **errp)
                    queue->enabled ? "attached" : "detached");
         return false;
     }
+    local->ops->get_queue(local->nc, &here);
+    if (queue->has_tunnel && !here.has_tunnel) {
+        error_setg(errp, "the stream says that the TAP takes GSO packets in "
+                   "UDP tunnels, which this QEMU does not know: turn that off "
+                   "on the source");
+        return false;
+    }
     if (tap_kstate_get_supported(queue->fd, &ufo, &uso, &tunnel)) {
         if (ufo != queue->has_ufo || uso != queue->has_uso) {
             error_setg(errp, "the TAP has ufo=%d and uso=%d, and ufo=%d and "
@@ -418,13 +425,6 @@ static bool tap_local_check_claims(TapLocal *local, Error **errp)
                        "does in the stream");
             return false;
         }
-    }
-    local->ops->get_queue(local->nc, &here);
-    if (queue->has_tunnel && !here.has_tunnel) {
-        error_setg(errp, "the stream says that the TAP takes GSO packets in "
-                   "UDP tunnels, which this QEMU does not know: turn that off "
-                   "on the source");
-        return false;
     }
     if (local->received.size &&
         local->received.size <= queue->host_vnet_hdr_len) {
