@@ -13,7 +13,7 @@ SHELL := /bin/bash
 export KDIR KSRC QEMU_SRC DEBIAN_MIRROR JOBS
 
 demo: lab ## live-update a guest twice under traffic and check that nothing is lost
-	lab/run -- python3 lab/demo.py
+	lab/run --cpus 1 -- python3 lab/demo.py
 
 test: lab lab-kernels qemu-stock selftests ## every test, in the lab; one line of numbers at the end
 	lab/test

@@ -79,6 +79,8 @@ class Rig:
             "-initrd", os.environ["LAB_GUEST_INITRD"],
             "-append", "console=ttyS0 quiet panic=-1 "
             f"tapstate.ip={GUEST}/{PREFIX} tapstate.queues={queues}",
+            # A guest that crashes stays for where() to see
+            "-action", "reboot=shutdown,shutdown=pause",
             "-netdev", netdev, "-device", "virtio-net-pci,netdev=net0,mq=on,"
             f"romfile=,vectors={2 * queues + 2},mac={GUEST_MAC}", *more],
             log_dir=self.logs if self.count == 1 else None)
@@ -141,6 +143,8 @@ class Rig:
                     yield str(error)
 
     def where_in(self, vm):
+        for line in vm.console.splitlines()[-40:]:
+            yield f"{vm.name}: console: {line}"
         words = [vm.cmd("query-status")["status"]]
         for command in "info registers", "info lapic":
             text = vm.cmd("human-monitor-command", command_line=command)
