@@ -12,7 +12,7 @@ import os
 import struct
 import sys
 
-# Which fd, and in the upper half how often; see send_section()
+# Which fd, and in the upper half how often; see LLVMFuzzerTestOneInput()
 TUN, TWO_QUEUES, NO_DEVICE, NULL = 0x10, 0x11, 0x12, 0x13
 TAP, TWICE, NONE = 0x1f, 0x2f, 0x0f
 

@@ -1,0 +1,83 @@
+/*
+ * A TAP that a migration hands over, with as little of QEMU around as it needs
+ *
+ * Copyright (c) 2026 tapstate developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef TESTS_UNIT_TAP_LOCAL_RIG_H
+#define TESTS_UNIT_TAP_LOCAL_RIG_H
+
+#include "net/tap-local.h"
+#include "system/runstate.h"
+
+/**
+ * TapLocalRig: the object under test, and what surrounds it
+ *
+ * @local: what is tested, real as it is
+ * @queue: what the TAP backend knows, real as the file descriptor is
+ * @runstate: of the machine
+ * @mode: OR of the RIG_* below
+ * @error: what the migration was told, or NULL
+ * @applied: settings that were written to the device, as their names
+ * @transmitted: packets that were written to the device, end to end
+ * @blocked: the device takes no packet
+ */
+typedef struct TapLocalRig {
+    TapLocal *local;
+    TapLocalQueue queue;
+    RunState runstate;
+    unsigned int mode;
+    char *error;
+    unsigned int applied[TAP_SETTING__MAX];
+    GByteArray *transmitted;
+    bool blocked;
+} TapLocalRig;
+
+#define RIG_LOCAL           0x01    /* migration parameter local is set */
+#define RIG_CPR             0x02    /* mode is cpr-transfer */
+#define RIG_MACHINE_READY   0x04    /* -netdev is from a monitor */
+
+extern TapLocalRig rig;
+
+/* Make a network namespace of our own; false if that is not possible here */
+bool tap_local_rig_init(Error **errp);
+
+/* A queue of a new device, or of an old one with IFF_MULTI_QUEUE */
+int tap_local_rig_open_tun(const char *name, int flags);
+
+/* A queue that has @fd, or waits for it with -1; in @runstate */
+void tap_local_rig_new(const NetdevTapOptions *options, int index, int fd,
+                       RunState runstate);
+
+/* Ends it, and closes its fd */
+void tap_local_rig_free(void);
+
+/* What the migration stream holds of it, without its end; fd is added to it */
+GByteArray *tap_local_rig_save(int *fd);
+
+/*
+ * Load @data, whose first byte brings @count times @fd along. What follows it
+ * in a stream is added.
+ *
+ * Returns: false when it is refused; @error says why
+ */
+bool tap_local_rig_load(const void *data, size_t size, int fd, int count);
+
+/* The same, of a stream that ends with @data */
+bool tap_local_rig_load_end(const void *data, size_t size, int fd, int count);
+
+/* Tell the queue that the incoming migration failed */
+void tap_local_rig_fail(void);
+
+/* Tell the queue that all of the stream is out */
+void tap_local_rig_sent(void);
+
+/* Start and stop the machine */
+void tap_local_rig_run(RunState runstate);
+
+/* The file descriptor that the next open() gets: tells whether one is lost */
+int tap_local_rig_next_fd(void);
+
+#endif /* TESTS_UNIT_TAP_LOCAL_RIG_H */

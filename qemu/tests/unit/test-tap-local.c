@@ -1,0 +1,659 @@
+/*
+ * What section net-tap of a migration stream holds, and what becomes of it
+ *
+ * Copyright (c) 2026 tapstate developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "tap-local-rig.h"
+#include "net/tap-kstate.h"
+
+#include <sys/ioctl.h>
+#include <linux/if_tun.h>
+#include <linux/if_tun_state.h>
+
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "qemu/iov.h"
+#include "qemu/units.h"
+
+#define HDR_LEN 12
+
+/* Offsets of the fields in the section */
+enum { FD, USING_VNET_HDR, HAS_UFO, HAS_USO, HAS_TUNNEL, ENABLED, LEN,
+       FIELDS_SIZE = LEN + 4 };
+
+static Error *no_tap;           /* why there is none */
+static int tap, plain, tun;     /* plain: without a vnet header */
+
+static const NetdevTapOptions options = {
+    .has_local_migration_supported = true,
+    .local_migration_supported = true,
+    .has_kernel_state = true,
+    .kernel_state = ON_OFF_AUTO_OFF,
+};
+
+static bool need_tap(void)
+{
+    if (no_tap) {
+        g_test_skip(error_get_pretty(no_tap));
+    }
+    return !no_tap;
+}
+
+static void assert_contains(const char *text, const char *part)
+{
+    if (!text || !strstr(text, part)) {
+        g_error("'%s' is not in '%s'", part, text ?: "nothing");
+    }
+}
+
+/* As they are for @tap */
+static void make_fields(uint8_t *fields)
+{
+    bool ufo = true, uso = true, tunnel = false;
+
+    tap_kstate_get_supported(tap, &ufo, &uso, &tunnel);
+    fields[FD] = ' ';
+    fields[USING_VNET_HDR] = false;
+    fields[HAS_UFO] = ufo;
+    fields[HAS_USO] = uso;
+    fields[HAS_TUNNEL] = false;
+    fields[ENABLED] = true;
+    stl_be_p(fields + LEN, HDR_LEN);
+}
+
+static void append_subsection(GByteArray *to, const char *name,
+                              const void *data, uint32_t size)
+{
+    uint8_t head[] = { 5, strlen(name) };
+    uint32_t version = cpu_to_be32(1), be_size = cpu_to_be32(size);
+
+    g_byte_array_append(to, head, sizeof(head));
+    g_byte_array_append(to, (const uint8_t *)name, strlen(name));
+    g_byte_array_append(to, (uint8_t *)&version, sizeof(version));
+    g_byte_array_append(to, (uint8_t *)&be_size, sizeof(be_size));
+    g_byte_array_append(to, data, size);
+}
+
+static void new_source(void)
+{
+    tap_local_rig_new(&options, 0, dup(tap), RUN_STATE_RUNNING);
+    rig.queue = (TapLocalQueue) {
+        .fd = rig.queue.fd,
+        .has_ufo = true,
+        .has_uso = true,
+        .enabled = true,
+        .host_vnet_hdr_len = HDR_LEN,
+    };
+}
+
+static void new_target(const NetdevTapOptions *tap_options)
+{
+    tap_local_rig_new(tap_options, 0, -1, RUN_STATE_INMIGRATE);
+}
+
+static void test_incoming_options(void)
+{
+    static const struct {
+        NetdevTapOptions tap;
+        RunState runstate;
+        unsigned int mode;
+        bool incoming;
+        const char *error;
+    } cases[] = {
+        { { }, RUN_STATE_INMIGRATE, RIG_LOCAL | RIG_MACHINE_READY },
+        { { .has_local_migration_supported = true,
+            .local_migration_supported = true },
+          RUN_STATE_INMIGRATE, RIG_LOCAL | RIG_MACHINE_READY, true },
+        { { .has_local_migration_supported = true,
+            .local_migration_supported = true },
+          RUN_STATE_INMIGRATE, RIG_LOCAL },
+        { { .has_local_migration_supported = true,
+            .local_migration_supported = true },
+          RUN_STATE_INMIGRATE, RIG_MACHINE_READY },
+        { { .has_local_migration_supported = true,
+            .local_migration_supported = true },
+          RUN_STATE_RUNNING, RIG_LOCAL | RIG_MACHINE_READY },
+        { { .has_local_migration_supported = true,
+            .local_migration_supported = true,
+            .has_incoming_fds = true, .incoming_fds = true },
+          RUN_STATE_INMIGRATE, 0, true },
+        { { .has_local_migration_supported = true,
+            .local_migration_supported = true,
+            .has_incoming_fds = true, .incoming_fds = false },
+          RUN_STATE_INMIGRATE, RIG_LOCAL | RIG_MACHINE_READY },
+        { { .has_cpr = true, .cpr = true },
+          RUN_STATE_INMIGRATE, RIG_CPR, true },
+        { { .has_cpr = true, .cpr = true }, RUN_STATE_INMIGRATE },
+        { { .has_kernel_state = true }, RUN_STATE_RUNNING, 0, false,
+          "kernel-state= needs local-migration-supported=on" },
+        { { .has_incoming_fds = true, .incoming_fds = true },
+          RUN_STATE_INMIGRATE, 0, true,
+          "incoming-fds=on needs local-migration-supported=on" },
+        { { .has_local_migration_supported = true,
+            .local_migration_supported = true,
+            .has_incoming_fds = true, .incoming_fds = true },
+          RUN_STATE_RUNNING, 0, true, "use -incoming" },
+        { { .has_local_migration_supported = true,
+            .local_migration_supported = true,
+            .has_incoming_fds = true, .incoming_fds = true,
+            .has_queues = true, .queues = MAX_QUEUE_NUM + 1 },
+          RUN_STATE_INMIGRATE, 0, true, "is more than the" },
+        { { .has_local_migration_supported = true,
+            .local_migration_supported = true,
+            .has_incoming_fds = true, .incoming_fds = true,
+            .has_queues = true, .queues = MAX_QUEUE_NUM },
+          RUN_STATE_INMIGRATE, 0, true },
+        { { .has_local_migration_supported = true,
+            .local_migration_supported = true,
+            .has_incoming_fds = true, .incoming_fds = true,
+            .fds = (char *)"3:4" },
+          RUN_STATE_INMIGRATE, 0, true, "come with the migration stream" },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        g_autoptr(Error) err = NULL;
+        bool incoming, ok;
+
+        rig.runstate = cases[i].runstate;
+        rig.mode = cases[i].mode;
+        ok = tap_local_incoming(&cases[i].tap, "net0", &incoming, &err);
+        if (cases[i].error) {
+            g_assert_false(ok);
+            assert_contains(error_get_pretty(err), "netdev 'net0'");
+            assert_contains(error_get_pretty(err), cases[i].error);
+        } else {
+            g_assert_true(ok);
+            g_assert_cmpint(incoming, ==, cases[i].incoming);
+        }
+    }
+    rig.mode = RIG_LOCAL;
+}
+
+/* What is no state is refused before a kernel is asked */
+static void test_kernel_state_format(void)
+{
+    static const struct {
+        uint32_t size;
+        uint64_t mask;
+        const char *error;
+    } cases[] = {
+        { 0, TUN_STATE_FLAGS, "has 0 bytes" },
+        { 31, TUN_STATE_FLAGS, "has 31 bytes" },
+        { TAP_KSTATE_MAX_SIZE + 1, TUN_STATE_FLAGS, "has 4097 bytes" },
+        { sizeof(struct tun_state), 0, "groups 0x0" },
+        { sizeof(struct tun_state), 1ULL << 63, "groups 0x8000000000000000" },
+        { 32, TUN_STATE_FLAGS, "the kernel refuses the state as a whole" },
+        { sizeof(struct tun_state), TUN_STATE_FLAGS,
+          "the kernel refuses the state as a whole" },
+    };
+    g_autofree uint8_t *data = g_malloc0(TAP_KSTATE_MAX_SIZE);
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        TapKState ks = { .size = cases[i].size, .data = data };
+        Error *err = NULL;
+
+        memcpy(data, &cases[i].mask, sizeof(cases[i].mask));
+        g_assert_false(tap_kstate_check(-1, &ks, &err));
+        assert_contains(error_get_pretty(err), cases[i].error);
+        g_clear_pointer(&err, error_free);
+        g_assert_false(tap_kstate_restore(-1, &ks, &err));
+        assert_contains(error_get_pretty(err), cases[i].error);
+        error_free(err);
+    }
+}
+
+static void test_save_fields(void)
+{
+    uint8_t expected[FIELDS_SIZE];
+    int fd;
+
+    if (!need_tap()) {
+        return;
+    }
+    for (int bit = USING_VNET_HDR; bit <= ENABLED; bit++) {
+        g_autoptr(GByteArray) data = NULL;
+
+        new_source();
+        rig.queue.using_vnet_hdr = bit == USING_VNET_HDR;
+        rig.queue.has_ufo = bit == HAS_UFO;
+        rig.queue.has_uso = bit == HAS_USO;
+        rig.queue.has_tunnel = bit == HAS_TUNNEL;
+        rig.queue.enabled = bit == ENABLED;
+        tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
+        data = tap_local_rig_save(&fd);
+        g_assert_cmpint(fd, >=, 0);
+        close(fd);
+
+        memset(expected, 0, sizeof(expected));
+        expected[FD] = ' ';
+        expected[bit] = true;
+        stl_be_p(expected + LEN, HDR_LEN);
+        g_assert_cmpmem(data->data, data->len, expected, sizeof(expected));
+        g_assert_true(tap_local_is_held(rig.local));
+        tap_local_rig_free();
+    }
+}
+
+static void test_save_while_waiting(void)
+{
+    int fd;
+
+    new_target(&options);
+    g_assert_null(tap_local_rig_save(&fd));
+    assert_contains(rig.error, "netdev 'net0' queue 0: ");
+    tap_local_rig_free();
+}
+
+static void test_load_fields(void)
+{
+    uint8_t fields[FIELDS_SIZE];
+    int fd;
+
+    if (!need_tap()) {
+        return;
+    }
+    fd = tap_local_rig_next_fd();
+    make_fields(fields);
+    new_target(&options);
+    g_assert_true(tap_local_rig_load(fields, sizeof(fields), tap, 1));
+    g_assert_null(rig.error);
+    g_assert_cmpint(rig.queue.fd, >=, 0);
+    g_assert_cmpint(rig.queue.has_ufo, ==, fields[HAS_UFO]);
+    g_assert_cmpint(rig.queue.has_uso, ==, fields[HAS_USO]);
+    g_assert_false(rig.queue.has_tunnel);
+    g_assert_true(rig.queue.enabled);
+    g_assert_cmpuint(rig.queue.host_vnet_hdr_len, ==, HDR_LEN);
+
+    /* Not ours before we run */
+    g_assert_true(tap_local_is_held(rig.local));
+    g_assert_false(tap_local_owns_device(rig.local));
+    g_assert_false(tap_local_may_read(rig.local));
+    tap_local_rig_run(RUN_STATE_RUNNING);
+    g_assert_false(tap_local_is_held(rig.local));
+    g_assert_true(tap_local_owns_device(rig.local));
+    g_assert_true(tap_local_may_read(rig.local));
+    tap_local_rig_free();
+    g_assert_cmpint(tap_local_rig_next_fd(), ==, fd);
+}
+
+typedef struct Refusal {
+    const char *name;
+    int at;             /* field to change, or -1 */
+    uint8_t value;
+    int *fd;
+    int count;
+    const char *error;
+} Refusal;
+
+static const Refusal refusals[] = {
+    { "no-fd", -1, 0, &tap, 0, "no file descriptor came with the stream" },
+    { "tun", -1, 0, &tun, 1, "it is a TUN device" },
+    { "no-device", -1, 0, (int[]) { 0 }, 1, "is not a TAP" },
+    { "no-vnet-hdr", -1, 0, &plain, 1,
+      "vnet_hdr=off, this netdev vnet_hdr=on" },
+    { "using-vnet-hdr", USING_VNET_HDR, 1, &tap, 1,
+      "use the same -device on both sides" },
+    { "tunnel", HAS_TUNNEL, 1, &tap, 1, "UDP tunnels" },
+    { "detached", ENABLED, 0, &tap, 1,
+      "the queue is attached, and detached in the stream" },
+    { "vnet-hdr-len", LEN + 3, 10, &tap, 1,
+      "vnet header of 12 bytes, and of 10 bytes in the stream" },
+};
+
+static void test_load_refused(const void *opaque)
+{
+    const Refusal *refusal = opaque;
+    uint8_t fields[FIELDS_SIZE];
+    int fd;
+
+    if (!need_tap()) {
+        return;
+    }
+    fd = tap_local_rig_next_fd();
+    make_fields(fields);
+    if (refusal->at >= 0) {
+        g_assert_cmpint(fields[refusal->at], !=, refusal->value);
+        fields[refusal->at] = refusal->value;
+    }
+    new_target(&options);
+    g_assert_false(tap_local_rig_load(fields, sizeof(fields), *refusal->fd,
+                                      refusal->count));
+    assert_contains(rig.error, "netdev 'net0' queue 0: ");
+    assert_contains(rig.error, refusal->error);
+
+    /* Nothing was taken over, and the next stream finds it waiting */
+    tap_local_rig_fail();
+    g_assert_cmpint(rig.queue.fd, <, 0);
+    g_assert_false(tap_local_check_ready(rig.local, NULL));
+    make_fields(fields);
+    g_clear_pointer(&rig.error, g_free);
+    g_assert_true(tap_local_rig_load(fields, sizeof(fields), tap, 1));
+    tap_local_rig_free();
+    g_assert_cmpint(tap_local_rig_next_fd(), ==, fd);
+}
+
+static void test_load_other_ifname(void)
+{
+    NetdevTapOptions other = options;
+    uint8_t fields[FIELDS_SIZE];
+
+    if (!need_tap()) {
+        return;
+    }
+    make_fields(fields);
+    other.ifname = (char *)"tap9";
+    new_target(&other);
+    g_assert_false(tap_local_rig_load(fields, sizeof(fields), tap, 1));
+    assert_contains(rig.error, "the TAP is 'tap0'");
+    assert_contains(rig.error, "ifname=tap9");
+    tap_local_rig_free();
+}
+
+static void test_load_without_kernel_state(void)
+{
+    NetdevTapOptions on = options;
+    uint8_t fields[FIELDS_SIZE];
+
+    if (!need_tap()) {
+        return;
+    }
+    make_fields(fields);
+    on.kernel_state = ON_OFF_AUTO_ON;
+    new_target(&on);
+    g_assert_false(tap_local_rig_load(fields, sizeof(fields), tap, 1));
+    assert_contains(rig.error, "the stream holds no kernel state");
+    tap_local_rig_free();
+}
+
+static void test_load_twice(void)
+{
+    uint8_t fields[FIELDS_SIZE];
+
+    if (!need_tap()) {
+        return;
+    }
+    make_fields(fields);
+    new_target(&options);
+    g_assert_true(tap_local_rig_load(fields, sizeof(fields), tap, 1));
+    g_assert_false(tap_local_rig_load(fields, sizeof(fields), tap, 1));
+    assert_contains(rig.error, "twice in the migration stream");
+    tap_local_rig_free();
+
+    new_source();
+    g_assert_false(tap_local_rig_load(fields, sizeof(fields), tap, 1));
+    assert_contains(rig.error, "use incoming-fds=on");
+    tap_local_rig_free();
+}
+
+/* The source resumes after a migration that failed late */
+static void test_load_given_back(void)
+{
+    uint8_t fields[FIELDS_SIZE];
+    int fd;
+
+    if (!need_tap()) {
+        return;
+    }
+    fd = tap_local_rig_next_fd();
+    make_fields(fields);
+    new_target(&options);
+    for (int i = 0; i < 3; i++) {
+        g_assert_true(tap_local_rig_load(fields, sizeof(fields), tap, 1));
+        g_assert_cmpint(rig.queue.fd, >=, 0);
+        tap_local_rig_fail();
+        g_assert_cmpint(rig.queue.fd, <, 0);
+        g_assert_cmpint(tap_local_rig_next_fd(), ==, fd);
+        g_assert_false(tap_local_may_read(rig.local));
+    }
+    tap_local_rig_free();
+}
+
+static void keep_sent(const void *data, size_t size)
+{
+    /* In pieces, as a guest gives it */
+    struct iovec iov[] = {
+        { (void *)data, size / 3 },
+        { (void *)data + size / 3, size - size / 3 },
+    };
+
+    g_assert_true(tap_local_keep_sent(rig.local, iov, ARRAY_SIZE(iov)));
+}
+
+/* Packets that wait on the source are there on the target, once and in order */
+static void test_packets(void)
+{
+    g_autoptr(GByteArray) data = NULL, expected = g_byte_array_new();
+    uint8_t received[100], buf[NET_BUFSIZE], sent[300];
+    int fd;
+
+    if (!need_tap()) {
+        return;
+    }
+    memset(received, 0x5a, sizeof(received));
+    new_source();
+    g_assert_false(tap_local_has_received(rig.local));
+    tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
+    tap_local_keep_received(rig.local, received, sizeof(received));
+    for (int i = 0; i < 3; i++) {
+        memset(sent, i, sizeof(sent));
+        keep_sent(sent, 100 * (i + 1));
+        g_byte_array_append(expected, sent, 100 * (i + 1));
+    }
+    data = tap_local_rig_save(&fd);
+    g_assert_nonnull(data);
+    g_assert_cmpuint(rig.transmitted->len, ==, 0);
+    tap_local_rig_free();
+
+    new_target(&options);
+    g_assert_true(tap_local_rig_load(data->data, data->len, fd, 1));
+    close(fd);
+    g_assert_false(tap_local_has_received(rig.local));
+    g_assert_false(tap_local_flush_sent(rig.local));
+    rig.blocked = true;
+    tap_local_rig_run(RUN_STATE_RUNNING);
+    g_assert_false(tap_local_flush_sent(rig.local));
+    rig.blocked = false;
+    g_assert_true(tap_local_flush_sent(rig.local));
+    g_assert_true(tap_local_flush_sent(rig.local));
+    g_assert_cmpmem(rig.transmitted->data, rig.transmitted->len,
+                    expected->data, expected->len);
+    g_assert_true(tap_local_has_received(rig.local));
+    g_assert_cmpuint(tap_local_take_received(rig.local, buf), ==,
+                     sizeof(received));
+    g_assert_cmpmem(buf, sizeof(received), received, sizeof(received));
+    g_assert_false(tap_local_has_received(rig.local));
+    g_assert_cmpuint(tap_local_take_received(rig.local, buf), ==, 0);
+    tap_local_rig_free();
+}
+
+static void test_packets_malformed(void)
+{
+    static const uint8_t zero[4], too_long[] = { 0, 0, 0, 2, 0 },
+                         no_length[] = { 0, 0, 0, 1, 9, 0, 0 };
+    static const uint8_t huge[NET_BUFSIZE + 1];
+    static const struct {
+        const char *name;
+        const uint8_t *data;
+        size_t size;
+    } cases[] = {
+        { "net-tap/sent", zero, 0 },
+        { "net-tap/sent", zero, sizeof(zero) },
+        { "net-tap/sent", too_long, sizeof(too_long) },
+        { "net-tap/sent", no_length, sizeof(no_length) },
+        { "net-tap/received", zero, 0 },
+        { "net-tap/received", huge, HDR_LEN },
+        { "net-tap/received", huge, sizeof(huge) },
+        { "net-tap/kernel-state", zero, 0 },
+        { "net-tap/kernel-state", huge, TAP_KSTATE_MAX_SIZE + 1 },
+        { "net-tap/nobody-knows", zero, 1 },
+    };
+    int fd;
+
+    if (!need_tap()) {
+        return;
+    }
+    fd = tap_local_rig_next_fd();
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        g_autoptr(GByteArray) data = g_byte_array_new();
+
+        g_byte_array_set_size(data, FIELDS_SIZE);
+        make_fields(data->data);
+        append_subsection(data, cases[i].name, cases[i].data, cases[i].size);
+        new_target(&options);
+        g_assert_false(tap_local_rig_load(data->data, data->len, tap, 1));
+        tap_local_rig_fail();
+        g_assert_cmpint(rig.queue.fd, <, 0);
+        tap_local_rig_free();
+        g_assert_cmpint(tap_local_rig_next_fd(), ==, fd);
+    }
+}
+
+/* Wherever the stream ends early */
+static void test_truncated(void)
+{
+    g_autoptr(GByteArray) data = g_byte_array_new();
+    static const uint8_t packet[72];
+    int fd;
+
+    if (!need_tap()) {
+        return;
+    }
+    fd = tap_local_rig_next_fd();
+    g_byte_array_set_size(data, FIELDS_SIZE);
+    make_fields(data->data);
+    append_subsection(data, "net-tap/received", packet, sizeof(packet));
+    for (size_t size = 0; size <= data->len; size++) {
+        new_target(&options);
+        g_assert_false(tap_local_rig_load_end(data->data, size, tap, 1));
+        tap_local_rig_fail();
+        g_assert_cmpint(rig.queue.fd, <, 0);
+        tap_local_rig_free();
+        g_assert_cmpint(tap_local_rig_next_fd(), ==, fd);
+    }
+    new_target(&options);
+    g_assert_true(tap_local_rig_load(data->data, data->len, tap, 1));
+    tap_local_rig_free();
+}
+
+/* A source that goes on writes what was put off, where it is not so already */
+static void test_source_resumes(void)
+{
+    int fd;
+
+    if (!need_tap()) {
+        return;
+    }
+    new_source();
+    g_assert_false(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 10));
+    tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
+    g_byte_array_free(tap_local_rig_save(&fd), true);
+    g_assert_true(tap_local_owns_device(rig.local));
+    tap_local_rig_sent();
+    g_assert_false(tap_local_owns_device(rig.local));
+    g_assert_false(tap_local_may_read(rig.local));
+
+    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_ENABLED, 1));
+    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 8));
+    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 10));
+    g_unix_set_fd_nonblocking(fd, false, NULL);
+    tap_local_rig_run(RUN_STATE_RUNNING);
+
+    g_assert_true(tap_local_owns_device(rig.local));
+    g_assert_true(tap_local_may_read(rig.local));
+    g_assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
+    g_assert_cmpuint(rig.applied[TAP_SETTING_ENABLED], ==, 0);
+    g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_HDR_LEN], ==, 1);
+    close(fd);
+    tap_local_rig_free();
+}
+
+/* What the NIC asked for at reset is not what the guest had set up */
+static void test_target_settings(void)
+{
+    uint8_t fields[FIELDS_SIZE];
+
+    if (!need_tap()) {
+        return;
+    }
+    make_fields(fields);
+    new_target(&options);
+    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 10));
+    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_SNDBUF, 4711));
+    g_assert_true(tap_local_rig_load(fields, sizeof(fields), tap, 1));
+    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_LE, 0));
+    tap_local_rig_run(RUN_STATE_RUNNING);
+    g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_HDR_LEN], ==, 0);
+    g_assert_cmpuint(rig.applied[TAP_SETTING_SNDBUF], ==, 1);
+    g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_LE], ==, 0);
+    tap_local_rig_free();
+}
+
+static void test_too_many_sent(void)
+{
+    static uint8_t packet[64 * KiB];
+    struct iovec iov = { packet, sizeof(packet) };
+    unsigned int count = 0;
+
+    if (!need_tap()) {
+        return;
+    }
+    new_source();
+    g_assert_false(tap_local_keep_sent(rig.local, &iov, 1));
+    tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
+    while (count <= 256 && tap_local_keep_sent(rig.local, &iov, 1)) {
+        count++;
+    }
+    /* 16 MiB, and each has a length in front */
+    g_assert_cmpuint(count, ==, 255);
+    tap_local_rig_run(RUN_STATE_RUNNING);
+    g_assert_cmpuint(rig.transmitted->len, ==, count * sizeof(packet));
+    tap_local_rig_free();
+}
+
+int main(int argc, char **argv)
+{
+    int hdr_len = HDR_LEN;
+
+    /* What it says of refusals is in the way of the results */
+    g_setenv("QTEST_SILENT_ERRORS", "1", true);
+    g_test_init(&argc, &argv, NULL);
+    if (tap_local_rig_init(&no_tap)) {
+        tap = tap_local_rig_open_tun("tap0", IFF_TAP | IFF_NO_PI |
+                                     IFF_VNET_HDR);
+        plain = tap_local_rig_open_tun("tap1", IFF_TAP | IFF_NO_PI);
+        tun = tap_local_rig_open_tun("tun0", IFF_TUN | IFF_NO_PI |
+                                     IFF_VNET_HDR);
+        g_assert(!ioctl(tap, TUNSETVNETHDRSZ, &hdr_len));
+        g_assert(!ioctl(tun, TUNSETVNETHDRSZ, &hdr_len));
+    }
+    rig.mode = RIG_LOCAL;
+
+    g_test_add_func("/tap-local/incoming-options", test_incoming_options);
+    g_test_add_func("/tap-local/kernel-state-format",
+                    test_kernel_state_format);
+    g_test_add_func("/tap-local/save/fields", test_save_fields);
+    g_test_add_func("/tap-local/save/while-waiting", test_save_while_waiting);
+    g_test_add_func("/tap-local/load/fields", test_load_fields);
+    for (size_t i = 0; i < ARRAY_SIZE(refusals); i++) {
+        g_autofree char *path = g_strdup_printf("/tap-local/load/refused/%s",
+                                                refusals[i].name);
+
+        g_test_add_data_func(path, &refusals[i], test_load_refused);
+    }
+    g_test_add_func("/tap-local/load/other-ifname", test_load_other_ifname);
+    g_test_add_func("/tap-local/load/without-kernel-state",
+                    test_load_without_kernel_state);
+    g_test_add_func("/tap-local/load/twice", test_load_twice);
+    g_test_add_func("/tap-local/load/given-back", test_load_given_back);
+    g_test_add_func("/tap-local/load/truncated", test_truncated);
+    g_test_add_func("/tap-local/packets", test_packets);
+    g_test_add_func("/tap-local/packets/malformed", test_packets_malformed);
+    g_test_add_func("/tap-local/packets/too-many", test_too_many_sent);
+    g_test_add_func("/tap-local/source-resumes", test_source_resumes);
+    g_test_add_func("/tap-local/target-settings", test_target_settings);
+    return g_test_run();
+}
