@@ -8,6 +8,7 @@ succeeds; at the end not one packet is missing. Prints TAP.
 """
 
 import argparse
+import errno
 import os
 import resource
 import signal
@@ -75,6 +76,7 @@ class Failure:
         """Before the migration"""
 
     def attempt(self, source, target):
+        self.source = source
         directory = self.rig.directory
         path, listen = (os.path.join(directory, name)
                         for name in ("failing", "proxy"))
@@ -182,6 +184,26 @@ class NoFds(Failure):
                          (used + 3, used + 3))
 
 
+class DiskFull(Failure):
+    """the source's disk is full when the VM stops"""
+
+    def prepare(self, target):
+        self.source.cmd(
+            "blockdev-add", driver="blkdebug", node_name="full",
+            image={"driver": "null-co"}, inject_error=[
+                {"event": "none", "iotype": "flush", "errno": errno.ENOSPC}])
+        # Else there is nothing to flush
+        self.source.cmd("human-monitor-command",
+                        command_line='qemu-io full "write 0 4k"')
+
+    def after(self, source, target):
+        # QEMU gives no reason for this one
+        if migrate_status(source) != "failed":
+            raise RigError("the disk was not full")
+        source.cmd("blockdev-del", node_name="full")
+        super().after(source, target)
+
+
 class FewerQueues(Failure):
     """the target has fewer queues"""
 
@@ -247,7 +269,7 @@ FAILURES = (
     *(dropped_after(n) for n in (0, 1, QUEUES)),
     *(killed_after(n) for n in (0, 1, QUEUES)),
     LaterSection, LaterSectionReturnPath, Truncated, KernelState, NoFds,
-    FewerQueues, MoreQueues, OtherName, Cancelled, Completed, Reverted)
+    DiskFull, FewerQueues, MoreQueues, OtherName, Cancelled, Completed, Reverted)
 
 
 def go_on(source):

@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import json
 import os
+import resource
 import socket
 import struct
 import sys
@@ -19,9 +20,9 @@ import time
 from qemu_test import QemuSystemTest
 
 import tap_local_queue as tap
-from tap_local_test import (LOCAL, NIC, QUEUES, TapLocalTest, link_up, nic,
-                            send_packet, set_address, source_netdev,
-                            target_netdev)
+from tap_local_test import (GUEST_IP, LOCAL, NIC, QUEUES, TapLocalTest,
+                            link_up, nic, send_packet, set_address,
+                            source_netdev, target_netdev)
 
 SIOCGIFINDEX = 0x8933
 SIOCETHTOOL = 0x8946
@@ -135,6 +136,22 @@ class TapLocalConfigs(TapLocalTest):
 
     def test_queue_pairs_256(self):
         self.do_queue_pairs(256)
+
+    def test_queue_pairs_256_too_few_files(self):
+        """A limit of open files that lets some of the queues arrive"""
+        device = nic(0, 256)
+        vm = self.source(source_netdev(256), nic=device)
+
+        def target():
+            return self.target(target_netdev(256), nic=device)
+
+        limited = target()
+        files = len(self.open_files(limited)) + 100
+        resource.prlimit(limited.get_pid(), resource.RLIMIT_NOFILE,
+                         (files, files))
+        self.assert_refused(vm, limited, r"netdev 'net0' queue \d+: no file "
+                            r'descriptor came with the stream', 'RLIMIT_NOFILE')
+        self.to_and_fro(vm, target)
 
     def test_mq_off(self):
         """The NIC uses one queue of several"""
@@ -292,25 +309,29 @@ class TapLocalConfigs(TapLocalTest):
     NETDEV_ADD = {'type': 'tap', 'id': 'net0', 'queues': QUEUES,
                   'local-migration-supported': True}
 
-    def plug_target(self, **more):
-        target = self.target(None)
+    def plug_target(self, *args, **more):
+        target = self.target(None, *args)
         target.cmd('netdev_add', {**self.NETDEV_ADD, **more})
         target.cmd('device_add', NIC)
         self.assertNotIn(tap.TUN, self.open_files(target))
         return target
 
-    def plug_source(self):
-        vm = self.source(None)
+    def plug(self, vm):
         vm.cmd('netdev_add', {**self.NETDEV_ADD, 'ifname': 'tap0',
                               'script': 'no', 'downscript': 'no'})
         vm.cmd('device_add', NIC)
         self.assertEqual(len(self.states(vm)), QUEUES)
+
+    def plug_source(self):
+        vm = self.source(None)
+        self.plug(vm)
         return vm
 
-    def unplug(self, vm):
+    def unplug(self, vm, guest=False):
         vm.cmd('device_del', id='nic0')
-        # There is no guest that would let go of it
-        vm.cmd('system_reset')
+        if not guest:
+            # There is none that would let go of it
+            vm.cmd('system_reset')
         self.assertIsNotNone(vm.event_wait(
             'DEVICE_DELETED', timeout=self.timeout,
             match={'data': {'device': 'nic0'}}))
@@ -325,14 +346,32 @@ class TapLocalConfigs(TapLocalTest):
         with self.assertRaises(OSError):
             link_up('tap0')
         # The name can be used again
-        vm.cmd('netdev_add', {**self.NETDEV_ADD, 'ifname': 'tap0',
-                              'script': 'no', 'downscript': 'no'})
-        vm.cmd('device_add', NIC)
+        self.plug(vm)
         self.to_and_fro(vm, self.plug_target)
 
     def test_hotplug_incoming_fds(self):
         self.to_and_fro(self.plug_source(), lambda: self.plug_target(
             **{'incoming-fds': True}))
+
+    def test_hotplug_with_guest(self):
+        """The guest finds the NIC, uses it, and lets go of it elsewhere"""
+        path, guest = self.guest_args(shell=True)
+        vm = self.source(None, *guest)
+        shell = self.shell(path)
+        shell.run('true', self.timeout)
+        self.plug(vm)
+        status, output = shell.run(
+            'until [ -e /sys/class/net/eth0 ]; do sleep 1; done; '
+            f'tapstate-agent --set-queues eth0 {QUEUES} && '
+            f'ip link set eth0 up && ip addr add {GUEST_IP}/24 dev eth0',
+            self.timeout)
+        self.assertEqual(status, 0, output)
+        vm = self.to_and_fro(
+            vm, lambda: self.plug_target(*self.guest_args(shell=True)[1]),
+            self.agent())
+        self.unplug(vm, guest=True)
+        self.assertNotIn(tap.TUN, self.open_files(vm))
+        self.assertEqual(self.status(vm), 'running')
 
     def test_netdev_del_of_source(self):
         """After the hand-over it is not the source's any more"""
@@ -693,7 +732,7 @@ class TapLocalConfigs(TapLocalTest):
         for vm in source, target:
             self.assertEqual(self.wait_migration(vm)['status'], 'completed')
             self.assertRegex(self.hmp(vm, 'info migrate'),
-                             '(?mi)^(migration )?status:\s+completed')
+                             r'(?mi)^(migration )?status:\s+completed')
             self.assertEqual(tap_state(vm), said('held'))
         self.wait_status(target, 'paused')
         self.quit(source)
