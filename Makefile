@@ -32,7 +32,7 @@ test-qemu-10.2: lab ## the tests of the hand-over, with QEMU 10.2
 	QEMU_BASE=10.2 lab/build-qemu stock
 	QEMU_BASE=10.2 lab/build-qemu ours
 	QEMU_BASE=10.2 lab/series qemu
-	QEMU_BASE=10.2 lab/test functional functional_netns
+	QEMU_BASE=10.2 lab/test functional functional_netns hand_over
 
 test-debug: lab-debug selftests ## the kernel selftests and more, with KASAN, lockdep, kmemleak, KCSAN
 	lab/test debug kcsan
