@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""usage: qemu_stubs.py      (in QEMU's build directory)
+
+Compile what QEMU has in place of the Linux-specific parts of the hand-over on
+other systems, and compare the functions: whatever the rest of QEMU calls must
+be in both. Prints TAP.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from tap import Tap  # noqa: E402
+
+PAIRS = (("tap-kstate", "tap-kstate-stub"), ("tap-setting", "tap-setting-stub"),
+         ("tap-linux", "tap-stub"))
+
+
+def functions(path):
+    """Those that an object has for others"""
+    out = subprocess.run(["nm", "--defined-only", "--extern-only", path],
+                         check=True, stdout=subprocess.PIPE, text=True).stdout
+    return {line.split()[2] for line in out.splitlines()
+            if line.split()[1] == "T"}
+
+
+def main():
+    """Take the compiler's arguments from the ones of the Linux file"""
+    with open("compile_commands.json", encoding="utf-8") as f:
+        commands = json.load(f)
+    tap = Tap()
+    with tempfile.TemporaryDirectory() as scratch:
+        for linux, stub in PAIRS:
+            command = next(c for c in commands if
+                           c["file"].endswith(f"/net/{linux}.c"))
+            ours = os.path.join(scratch, f"{stub}.o")
+            words = [w.replace(f"/net/{linux}.c", f"/net/{stub}.c")
+                     for w in shlex.split(command["command"])]
+            words[words.index("-o") + 1] = ours
+            good = subprocess.run(words, check=False).returncode == 0
+            if good:
+                missing = functions(command["output"]) - functions(ours)
+                good = not missing
+                for name in sorted(missing):
+                    print(f"# {stub}.c does not have {name}()")
+            tap.result(good, f"{stub}.c instead of {linux}.c")
+    return tap.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
