@@ -447,7 +447,7 @@ static int link_events(int fd)
 TEST_F(dev, noop)
 {
 	struct state now;
-	int events, i;
+	int events, late, i;
 
 	/* A device that is down is silent */
 	ASSERT_EQ(0, netdev_up(self->name));
@@ -455,27 +455,35 @@ TEST_F(dev, noop)
 	for (i = 0; i < 2; i++) {
 		events = link_monitor();
 		ASSERT_GE(events, 0);
-		/* An event of the link itself comes late */
-		usleep(1200000);
-		link_events(events);
-
 		ASSERT_EQ(0, state_snapshot(self->fd, &self->before));
-		ASSERT_EQ(0, state_get(self->fd, ALL_GROUPS, &self->st));
-		EXPECT_EQ(self->st.s.supported, self->st.s.mask);
-		ASSERT_EQ(0, state_set(self->fd, self->st.s.mask, &self->st));
-		EXPECT_EQ(self->all, self->st.s.mask);
-		EXPECT_TRUE(state_unchanged(self->fd, &self->before));
-		EXPECT_EQ(0, link_events(events));
 
-		ASSERT_EQ(0, state_check(self->fd, self->before.s.mask,
-					 &self->st));
-		EXPECT_EQ(0, self->st.s.mask);
-		now = self->before;
-		state_point(&now);
-		apply_others(&now, 0);
-		ASSERT_EQ(0, state_check(self->fd, now.s.supported, &now));
-		EXPECT_TRUE(state_unchanged(self->fd, &self->before));
-		EXPECT_EQ(0, link_events(events));
+		/* An event of the link itself comes late, at any time, but not
+		 * again and again
+		 */
+		for (late = 0; late < 5; late++) {
+			link_events(events);
+			ASSERT_EQ(0, state_get(self->fd, ALL_GROUPS,
+					       &self->st));
+			EXPECT_EQ(self->st.s.supported, self->st.s.mask);
+			ASSERT_EQ(0, state_set(self->fd, self->st.s.mask,
+					       &self->st));
+			EXPECT_EQ(self->all, self->st.s.mask);
+			EXPECT_TRUE(state_unchanged(self->fd, &self->before));
+
+			ASSERT_EQ(0, state_check(self->fd,
+						 self->before.s.mask,
+						 &self->st));
+			EXPECT_EQ(0, self->st.s.mask);
+			now = self->before;
+			state_point(&now);
+			apply_others(&now, 0);
+			ASSERT_EQ(0, state_check(self->fd, now.s.supported,
+						 &now));
+			EXPECT_TRUE(state_unchanged(self->fd, &self->before));
+			if (!link_events(events))
+				break;
+		}
+		EXPECT_LT(late, 5);
 
 		/* So that silence means something. Flows go by themselves, so
 		 * none are there in the second round.
@@ -491,32 +499,37 @@ TEST_F(dev, noop)
 TEST_F(dev, notify)
 {
 	const uint64_t mask = TUN_STATE_FLAGS | TUN_STATE_OWNER;
-	int events;
+	int events, late;
+	bool good;
 
 	ASSERT_EQ(0, netdev_up(self->name));
 	events = link_monitor();
 	ASSERT_GE(events, 0);
-	/* An event of the link itself comes late */
-	usleep(1200000);
-	link_events(events);
 
-	self->st.s.device.flags ^= IFF_ONE_QUEUE;
-	ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
-	EXPECT_EQ(1, link_events(events));
-	self->st.s.owner.uid = 1234;
-	ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
-	EXPECT_EQ(1, link_events(events));
-	self->st.s.owner.gid = 1234;
-	ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
-	EXPECT_EQ(1, link_events(events));
-	/* Once for all of them, and not for what it does not show */
-	self->st.s.owner.gid = 1235;
-	self->st.s.device.flags ^= IFF_ONE_QUEUE;
-	ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
-	EXPECT_EQ(1, link_events(events));
-	self->st.s.vnet.hdr_size = 20;
-	ASSERT_EQ(0, state_set(self->fd, TUN_STATE_VNET, &self->st));
-	EXPECT_EQ(0, link_events(events));
+	/* An event of the link itself comes late, see above */
+	for (late = 0; late < 5; late++) {
+		link_events(events);
+		self->st.s.device.flags ^= IFF_ONE_QUEUE;
+		ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
+		good = link_events(events) == 1;
+		self->st.s.owner.uid = 1000 + late;
+		ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
+		good &= link_events(events) == 1;
+		self->st.s.owner.gid = 1000 + late;
+		ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
+		good &= link_events(events) == 1;
+		/* Once for all of them, and not for what it does not show */
+		self->st.s.owner.gid = 2000 + late;
+		self->st.s.device.flags ^= IFF_ONE_QUEUE;
+		ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
+		good &= link_events(events) == 1;
+		self->st.s.vnet.hdr_size = 20 + late;
+		ASSERT_EQ(0, state_set(self->fd, TUN_STATE_VNET, &self->st));
+		good &= link_events(events) == 0;
+		if (good)
+			break;
+	}
+	EXPECT_LT(late, 5);
 	close(events);
 }
 
