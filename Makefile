@@ -13,7 +13,7 @@ SHELL := /bin/bash
 export KDIR KSRC QEMU_SRC DEBIAN_MIRROR JOBS
 
 demo: lab ## live-update a guest twice under traffic and check that nothing is lost
-	lab/run --cpus 1 -- python3 lab/demo.py
+	lab/run --guests -- python3 lab/demo.py
 
 test: lab lab-kernels qemu-stock selftests ## every test, in the lab; one line of numbers at the end
 	lab/test
@@ -38,7 +38,7 @@ test-debug: lab-debug selftests ## the kernel selftests and more, with KASAN, lo
 	lab/test debug kcsan
 
 shell: lab qemu-stock ## a prompt in the lab
-	lab/run --shell
+	lab/run --guests --shell
 
 lab: guest image modules qemu tools ## what the lab needs to run the demo
 

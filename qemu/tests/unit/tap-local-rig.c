@@ -61,6 +61,7 @@ static void apply(NetClientState *nc, TapSetting setting, int value)
 {
     g_assert(setting < TAP_SETTING__MAX);
     rig.applied[setting]++;
+    rig.value[setting] = value;
 }
 
 static bool transmit(NetClientState *nc, const uint8_t *data, uint32_t size)
@@ -208,6 +209,10 @@ bool tap_local_rig_init(Error **errp)
     rig.queue.fd = -1;
     rig.transmitted = g_byte_array_new();
     module_call_init(MODULE_INIT_QOM);
+    if (access("/dev/net/tun", R_OK | W_OK)) {
+        error_setg_errno(errp, errno, "cannot open /dev/net/tun");
+        return false;
+    }
     if (unshare(CLONE_NEWNET)) {
         error_setg_errno(errp, errno, "cannot make a network namespace");
         return false;
@@ -402,7 +407,7 @@ void tap_local_rig_run(RunState runstate)
 
 int tap_local_rig_next_fd(void)
 {
-    int fd = dup(STDIN_FILENO);
+    int fd = open("/dev/null", O_RDONLY);
 
     g_assert(fd >= 0);
     close(fd);

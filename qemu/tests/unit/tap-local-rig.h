@@ -19,8 +19,9 @@
  * @queue: what the TAP backend knows, real as the file descriptor is
  * @runstate: of the machine
  * @mode: OR of the RIG_* below
- * @error: what the migration was told, or NULL
- * @applied: settings that were written to the device, as their names
+ * @error: what the object under test told the migration, or NULL
+ * @applied: how often each setting was written to the device
+ * @value: and what was written last
  * @transmitted: packets that were written to the device, end to end
  * @blocked: the device takes no packet
  */
@@ -31,6 +32,7 @@ typedef struct TapLocalRig {
     unsigned int mode;
     char *error;
     unsigned int applied[TAP_SETTING__MAX];
+    int value[TAP_SETTING__MAX];
     GByteArray *transmitted;
     bool blocked;
 } TapLocalRig;
@@ -54,14 +56,20 @@ void tap_local_rig_new(const NetdevTapOptions *options, int index, int fd,
 /* Ends it, and closes its fd */
 void tap_local_rig_free(void);
 
-/* What the migration stream holds of it, without its end; fd is added to it */
+/*
+ * What the migration stream holds of it, without its end; NULL when it refuses
+ *
+ * @fd: where to put the file descriptor that came along, which is the caller's
+ *      to close, or -1
+ */
 GByteArray *tap_local_rig_save(int *fd);
 
 /*
  * Load @data, whose first byte brings @count times @fd along. What follows it
  * in a stream is added.
  *
- * Returns: false when it is refused; @error says why
+ * Returns: false when it is refused; with what is not in the format of a stream
+ * it is not the object under test that does, and there is no @error
  */
 bool tap_local_rig_load(const void *data, size_t size, int fd, int count);
 

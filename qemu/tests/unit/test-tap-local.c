@@ -27,6 +27,7 @@ enum { FD, USING_VNET_HDR, HAS_UFO, HAS_USO, HAS_TUNNEL, ENABLED, LEN,
 
 static Error *no_tap;           /* why there is none */
 static int tap, plain, tun;     /* plain: without a vnet header */
+static int null;
 
 static const NetdevTapOptions options = {
     .has_local_migration_supported = true,
@@ -78,13 +79,16 @@ static void append_subsection(GByteArray *to, const char *name,
     g_byte_array_append(to, data, size);
 }
 
-static void new_source(void)
+static void new_source(const NetdevTapOptions *tap_options)
 {
-    tap_local_rig_new(&options, 0, dup(tap), RUN_STATE_RUNNING);
+    uint8_t fields[FIELDS_SIZE];
+
+    make_fields(fields);
+    tap_local_rig_new(tap_options, 0, dup(tap), RUN_STATE_RUNNING);
     rig.queue = (TapLocalQueue) {
         .fd = rig.queue.fd,
-        .has_ufo = true,
-        .has_uso = true,
+        .has_ufo = fields[HAS_UFO],
+        .has_uso = fields[HAS_USO],
         .enabled = true,
         .host_vnet_hdr_len = HDR_LEN,
     };
@@ -217,7 +221,7 @@ static void test_save_fields(void)
     for (int bit = USING_VNET_HDR; bit <= ENABLED; bit++) {
         g_autoptr(GByteArray) data = NULL;
 
-        new_source();
+        new_source(&options);
         rig.queue.using_vnet_hdr = bit == USING_VNET_HDR;
         rig.queue.has_ufo = bit == HAS_UFO;
         rig.queue.has_uso = bit == HAS_USO;
@@ -292,7 +296,7 @@ typedef struct Refusal {
 static const Refusal refusals[] = {
     { "no-fd", -1, 0, &tap, 0, "no file descriptor came with the stream" },
     { "tun", -1, 0, &tun, 1, "it is a TUN device" },
-    { "no-device", -1, 0, (int[]) { 0 }, 1, "is not a TAP" },
+    { "no-device", -1, 0, &null, 1, "is not a TAP" },
     { "no-vnet-hdr", -1, 0, &plain, 1,
       "vnet_hdr=off, this netdev vnet_hdr=on" },
     { "using-vnet-hdr", USING_VNET_HDR, 1, &tap, 1,
@@ -369,6 +373,53 @@ static void test_load_without_kernel_state(void)
     tap_local_rig_free();
 }
 
+/* What the kernel said on the source it has to say on the target */
+static void test_kernel_state(void)
+{
+    NetdevTapOptions on = options;
+    g_autoptr(GByteArray) data = NULL, stream = g_byte_array_new();
+    g_autofree uint8_t *state = g_malloc0(TAP_KSTATE_MAX_SIZE);
+    TapKState ks = { .data = state };
+    int fd, sndbuf, changed = 4711;
+
+    if (!need_tap()) {
+        return;
+    }
+    g_assert_true(tap_kstate_get(tap, &ks, &error_abort));
+    if (!ks.size) {
+        g_test_skip("this kernel does not report TAP state");
+        return;
+    }
+    on.kernel_state = ON_OFF_AUTO_ON;
+    new_source(&on);
+    tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
+    data = tap_local_rig_save(&fd);
+    tap_local_rig_free();
+    g_assert_true(tap_kstate_get(fd, &ks, &error_abort));
+    g_byte_array_set_size(stream, FIELDS_SIZE);
+    make_fields(stream->data);
+    append_subsection(stream, "net-tap/kernel-state", ks.data, ks.size);
+    g_assert_cmpmem(data->data, data->len, stream->data, stream->len);
+
+    new_target(&on);
+    g_assert_true(tap_local_rig_load(data->data, data->len, fd, 1));
+    tap_local_rig_free();
+
+    g_assert(!ioctl(fd, TUNGETSNDBUF, &sndbuf));
+    g_assert(!ioctl(fd, TUNSETSNDBUF, &changed));
+    new_target(&on);
+    g_assert_false(tap_local_rig_load(data->data, data->len, fd, 1));
+    assert_contains(rig.error, "sndbuf.device is 0x1267 instead of ");
+    tap_local_rig_free();
+
+    /* The source brings it back */
+    g_assert_true(tap_kstate_restore(fd, &ks, &error_abort));
+    g_assert_true(tap_kstate_check(fd, &ks, &error_abort));
+    g_assert(!ioctl(fd, TUNGETSNDBUF, &changed));
+    g_assert_cmpint(changed, ==, sndbuf);
+    close(fd);
+}
+
 static void test_load_twice(void)
 {
     uint8_t fields[FIELDS_SIZE];
@@ -383,7 +434,7 @@ static void test_load_twice(void)
     assert_contains(rig.error, "twice in the migration stream");
     tap_local_rig_free();
 
-    new_source();
+    new_source(&options);
     g_assert_false(tap_local_rig_load(fields, sizeof(fields), tap, 1));
     assert_contains(rig.error, "use incoming-fds=on");
     tap_local_rig_free();
@@ -427,6 +478,8 @@ static void keep_sent(const void *data, size_t size)
 static void test_packets(void)
 {
     g_autoptr(GByteArray) data = NULL, expected = g_byte_array_new();
+    g_autoptr(GByteArray) packets = g_byte_array_new();
+    g_autoptr(GByteArray) stream = g_byte_array_new();
     uint8_t received[100], buf[NET_BUFSIZE], sent[300];
     int fd;
 
@@ -434,17 +487,26 @@ static void test_packets(void)
         return;
     }
     memset(received, 0x5a, sizeof(received));
-    new_source();
+    new_source(&options);
     g_assert_false(tap_local_has_received(rig.local));
     tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
     tap_local_keep_received(rig.local, received, sizeof(received));
     for (int i = 0; i < 3; i++) {
+        uint32_t size = 100 * (i + 1), be_size = cpu_to_be32(size);
+
         memset(sent, i, sizeof(sent));
-        keep_sent(sent, 100 * (i + 1));
-        g_byte_array_append(expected, sent, 100 * (i + 1));
+        keep_sent(sent, size);
+        g_byte_array_append(expected, sent, size);
+        g_byte_array_append(packets, (uint8_t *)&be_size, sizeof(be_size));
+        g_byte_array_append(packets, sent, size);
     }
     data = tap_local_rig_save(&fd);
     g_assert_nonnull(data);
+    g_byte_array_set_size(stream, FIELDS_SIZE);
+    make_fields(stream->data);
+    append_subsection(stream, "net-tap/received", received, sizeof(received));
+    append_subsection(stream, "net-tap/sent", packets->data, packets->len);
+    g_assert_cmpmem(data->data, data->len, stream->data, stream->len);
     g_assert_cmpuint(rig.transmitted->len, ==, 0);
     tap_local_rig_free();
 
@@ -547,7 +609,7 @@ static void test_source_resumes(void)
     if (!need_tap()) {
         return;
     }
-    new_source();
+    new_source(&options);
     g_assert_false(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 10));
     tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
     g_byte_array_free(tap_local_rig_save(&fd), true);
@@ -567,6 +629,7 @@ static void test_source_resumes(void)
     g_assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
     g_assert_cmpuint(rig.applied[TAP_SETTING_ENABLED], ==, 0);
     g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_HDR_LEN], ==, 1);
+    g_assert_cmpint(rig.value[TAP_SETTING_VNET_HDR_LEN], ==, 10);
     close(fd);
     tap_local_rig_free();
 }
@@ -588,6 +651,7 @@ static void test_target_settings(void)
     tap_local_rig_run(RUN_STATE_RUNNING);
     g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_HDR_LEN], ==, 0);
     g_assert_cmpuint(rig.applied[TAP_SETTING_SNDBUF], ==, 1);
+    g_assert_cmpint(rig.value[TAP_SETTING_SNDBUF], ==, 4711);
     g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_LE], ==, 0);
     tap_local_rig_free();
 }
@@ -601,7 +665,7 @@ static void test_too_many_sent(void)
     if (!need_tap()) {
         return;
     }
-    new_source();
+    new_source(&options);
     g_assert_false(tap_local_keep_sent(rig.local, &iov, 1));
     tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
     while (count <= 256 && tap_local_keep_sent(rig.local, &iov, 1)) {
@@ -621,6 +685,7 @@ int main(int argc, char **argv)
     /* What it says of refusals is in the way of the results */
     g_setenv("QTEST_SILENT_ERRORS", "1", true);
     g_test_init(&argc, &argv, NULL);
+    null = open("/dev/null", O_RDWR);
     if (tap_local_rig_init(&no_tap)) {
         tap = tap_local_rig_open_tun("tap0", IFF_TAP | IFF_NO_PI |
                                      IFF_VNET_HDR);
@@ -647,6 +712,7 @@ int main(int argc, char **argv)
     g_test_add_func("/tap-local/load/other-ifname", test_load_other_ifname);
     g_test_add_func("/tap-local/load/without-kernel-state",
                     test_load_without_kernel_state);
+    g_test_add_func("/tap-local/kernel-state", test_kernel_state);
     g_test_add_func("/tap-local/load/twice", test_load_twice);
     g_test_add_func("/tap-local/load/given-back", test_load_given_back);
     g_test_add_func("/tap-local/load/truncated", test_truncated);

@@ -149,7 +149,7 @@ class TapLocalConfigs(TapLocalTest):
         files = len(self.open_files(limited)) + 100
         resource.prlimit(limited.get_pid(), resource.RLIMIT_NOFILE,
                          (files, files))
-        self.assert_refused(vm, limited, r"netdev 'net0' queue \d+: no file "
+        self.assert_refused(vm, limited, r"netdev 'net0' queue [1-9]\d*: no file "
                             r'descriptor came with the stream', 'RLIMIT_NOFILE')
         self.to_and_fro(vm, target)
 
