@@ -500,6 +500,7 @@ class TapLocalTest(QemuSystemTest):
         path = self.socket_path()
         log = self.log_file(self.unique('guest') + '.log')
         return path, [
+            '-accel', os.getenv('LAB_GUEST_ACCEL', 'tcg'),
             '-kernel', kernel, '-initrd', initrd, '-append',
             f'console=ttyS0 quiet tapstate.ip={GUEST_IP}/24 '
             f'tapstate.queues={queues}{" tapstate.shell" if shell else ""}',
