@@ -196,6 +196,8 @@ class Rig:
         report = self.traffic.finish()
         for line in report.table().splitlines():
             print("# " + line)
+        for number, sent in report.missing:
+            print(f"# missing: packet {number}, sent at {sent:.3f}")
         print(f"# TCP: {self.stream.bytes_sent} bytes there and back",
               flush=True)
         return problems + report.problems()

@@ -51,6 +51,7 @@ struct TapLocal {
     NetClientState *nc;
     const TapLocalOps *ops;
     VMChangeStateEntry *vmstate;
+    VMChangeStateEntry *vmstate_last;
     NotifierWithReturn incoming;
     NotifierWithReturn normal;
     NotifierWithReturn cpr;
@@ -63,6 +64,7 @@ struct TapLocal {
     bool held;              /* the device is not ours to read or change */
     bool in_stream;         /* held because the fd is in an outgoing stream */
     bool handed_over;       /* and that stream is complete */
+    bool started;           /* the NIC and its vhost are */
 
     uint32_t deferred;      /* bit per TapSetting */
     int value[TAP_SETTING__MAX];
@@ -134,7 +136,8 @@ bool tap_local_incoming(const NetdevTapOptions *tap, const char *name,
 
 bool tap_local_may_read(const TapLocal *local)
 {
-    return !local || (!local->waiting && runstate_is_live(runstate_get()));
+    return !local || (!local->waiting && local->started &&
+                      runstate_is_live(runstate_get()));
 }
 
 bool tap_local_is_held(const TapLocal *local)
@@ -308,6 +311,21 @@ static void tap_local_vm_change(void *opaque, bool running, RunState state)
     if (running && !local->held) {
         tap_local_flush_sent(local);
     }
+    local->ops->update(local->nc);
+}
+
+/*
+ * Called after all others when the VM starts, and before them when it stops
+ *
+ * While they are called the main loop may run, as some wait for the vCPUs. What
+ * is read then waits for a NIC that has not started, and when that starts vhost
+ * it drops what waits.
+ */
+static void tap_local_vm_change_last(void *opaque, bool running, RunState state)
+{
+    TapLocal *local = opaque;
+
+    local->started = running;
     local->ops->update(local->nc);
 }
 
@@ -803,6 +821,7 @@ TapLocal *tap_local_new(NetClientState *nc, const NetdevTapOptions *tap,
                                                   ON_OFF_AUTO_AUTO;
     local->waiting = fd < 0;
     local->held = local->waiting;
+    local->started = runstate_is_live(runstate_get());
 
     if (fd >= 0) {
         if (tap_fd_get_ifname(fd, local->ifname)) {
@@ -833,6 +852,9 @@ TapLocal *tap_local_new(NetClientState *nc, const NetdevTapOptions *tap,
     }
     local->vmstate = qemu_add_vm_change_state_handler(tap_local_vm_change,
                                                       local);
+    local->vmstate_last =
+        qemu_add_vm_change_state_handler_prio(tap_local_vm_change_last, local,
+                                              INT_MAX);
     migration_add_incoming_notifier(&local->incoming, tap_local_incoming_event);
     migration_add_notifier(&local->normal, tap_local_normal_event);
     migration_add_notifier_mode(&local->cpr, tap_local_cpr_event,
@@ -851,6 +873,7 @@ void tap_local_free(TapLocal *local)
     }
     vmstate_unregister(VMSTATE_IF(local), &vmstate_net_tap, local);
     qemu_del_vm_change_state_handler(local->vmstate);
+    qemu_del_vm_change_state_handler(local->vmstate_last);
     migration_remove_incoming_notifier(&local->incoming);
     migration_remove_notifier(&local->normal);
     migration_remove_notifier(&local->cpr);

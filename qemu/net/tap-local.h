@@ -108,7 +108,8 @@ void tap_local_free(TapLocal *local);
  *
  * A packet that is read while the VM is stopped can no longer be read by the
  * QEMU that will run it. The VM counts as stopped before TapLocalOps.update is
- * called, as it takes time until the last vCPU has come to a halt.
+ * called, as it takes time until the last vCPU has come to a halt; and as running
+ * once the NIC, and vhost with it, has started.
  *
  * @local: NULL for a TAP that cannot be handed over
  */

@@ -36,7 +36,7 @@ TapLocalRig rig;
 /* What the object under test told QEMU about itself */
 static NetClientState client;
 static const VMStateDescription *section;
-static VMChangeStateHandler *vm_change;
+static VMChangeStateHandler *vm_change, *vm_change_last;
 static NotifierWithReturn *incoming, *normal;
 
 /* The TAP backend */
@@ -111,6 +111,15 @@ VMChangeStateEntry *
 qemu_add_vm_change_state_handler(VMChangeStateHandler *cb, void *opaque)
 {
     vm_change = cb;
+    return NULL;
+}
+
+VMChangeStateEntry *
+qemu_add_vm_change_state_handler_prio(VMChangeStateHandler *cb, void *opaque,
+                                      int priority)
+{
+    g_assert_cmpint(priority, ==, INT_MAX);
+    vm_change_last = cb;
     return NULL;
 }
 
@@ -401,8 +410,18 @@ void tap_local_rig_sent(void)
 
 void tap_local_rig_run(RunState runstate)
 {
+    bool running = runstate == RUN_STATE_RUNNING;
+
     rig.runstate = runstate;
-    vm_change(rig.local, runstate == RUN_STATE_RUNNING, runstate);
+    if (running) {
+        vm_change(rig.local, true, runstate);
+        /* The main loop runs meanwhile, and the NIC may not have started */
+        g_assert_false(tap_local_may_read(rig.local));
+        vm_change_last(rig.local, true, runstate);
+    } else {
+        vm_change_last(rig.local, false, runstate);
+        vm_change(rig.local, false, runstate);
+    }
 }
 
 int tap_local_rig_next_fd(void)
