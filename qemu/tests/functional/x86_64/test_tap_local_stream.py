@@ -272,9 +272,11 @@ class TapLocalStream(TapLocalTest):
             self.targets.append(self.spawn())
         return self.targets.popleft()
 
-    def close_targets(self):
+    def tearDown(self):
+        # Those started ahead still make files in what goes now
         while self.targets:
             self.targets.pop().close()
+        super().tearDown()
 
     def feed(self, target, stream):
         with socket.socket(socket.AF_UNIX) as sock:
@@ -377,7 +379,6 @@ class TapLocalStream(TapLocalTest):
         self.queues = queues
         self.nic = nic
         self.targets = collections.deque()
-        self.addCleanup(self.close_targets)
         source = self.source(source_netdev(queues), nic=nic)
         link_up('tap0')
         self.recording = self.record(source)
