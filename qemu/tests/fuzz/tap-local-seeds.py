@@ -18,6 +18,11 @@ TAP, TWICE, NONE = 0x1f, 0x2f, 0x0f
 
 NO_VNET_HDR, IFNAME, USING_VNET_HDR = 0x04, 0x08, 0x10
 
+# The most that is accepted, TAP_KSTATE_MAX_SIZE and NET_BUFSIZE: from short
+# inputs a fuzzer takes long to come that far. As they cover nothing that the
+# short ones do not, libFuzzer drops them unless it has -keep_seed=1.
+KERNEL_STATE_MAX, PACKET_MAX = 4096, 4096 + 65536
+
 
 def counted(data):
     return struct.pack('>I', len(data)) + data
@@ -35,8 +40,12 @@ def subsection(name, data):
 
 RECEIVED = subsection('net-tap/received', bytes(72))
 SENT = subsection('net-tap/sent', counted(bytes(72)) + counted(bytes(60)))
-KERNEL_STATE = subsection('net-tap/kernel-state',
-                          struct.pack('=Q', 1 << 1) + bytes(352))
+
+
+def kernel_state(size=360):
+    return subsection('net-tap/kernel-state',
+                      struct.pack('=Q', 1 << 1) + bytes(size - 8))
+
 
 SEEDS = {
     'fields': (0, TAP, fields()),
@@ -45,11 +54,14 @@ SEEDS = {
     'ifname': (IFNAME, TAP, fields()),
     'detached': (0, TAP, fields(enabled=False)),
     'received': (0, TAP, fields() + RECEIVED),
+    'received-max': (0, TAP, fields() + subsection('net-tap/received',
+                                                   bytes(PACKET_MAX))),
     'received-twice': (0, TAP, fields() + RECEIVED + RECEIVED),
     'sent': (0, TAP, fields() + SENT),
     'sent-twice': (0, TAP, fields() + SENT + SENT),
-    'kernel-state': (0, TAP, fields() + KERNEL_STATE),
-    'all': (2, TAP, fields() + KERNEL_STATE + RECEIVED + SENT),
+    'kernel-state': (0, TAP, fields() + kernel_state()),
+    'kernel-state-max': (2, TAP, fields() + kernel_state(KERNEL_STATE_MAX)),
+    'all': (2, TAP, fields() + kernel_state() + RECEIVED + SENT),
     'tun': (0, TUN, fields()),
     'two-queues': (0, TWO_QUEUES, fields()),
     'no-device': (0, NO_DEVICE, fields()),
