@@ -234,6 +234,7 @@ class Shell:
 class TapLocalTest(QemuSystemTest):
 
     timeout = 480
+    memory = '128M'
 
     def setUp(self):
         if not os.access(tap.TUN, os.R_OK | os.W_OK):
@@ -285,9 +286,9 @@ class TapLocalTest(QemuSystemTest):
             self._vms[name].set_machine(self.machine)
         vm = self.get_vm(name=name)
         ram = self.scratch_file('ram')
-        vm.add_args('-nodefaults', '-m', '128M', '-object',
-                    f'memory-backend-file,id=ram,size=128M,mem-path={ram},'
-                    'share=on',
+        vm.add_args('-nodefaults', '-m', self.memory, '-object',
+                    f'memory-backend-file,id=ram,size={self.memory},'
+                    f'mem-path={ram},share=on',
                     '-machine', 'memory-backend=ram', *NO_VAPIC)
         if netdev:
             vm.add_args('-netdev', netdev, '-device', json.dumps(nic or NIC))

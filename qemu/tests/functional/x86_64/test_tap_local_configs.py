@@ -102,8 +102,15 @@ class TapLocalConfigs(TapLocalTest):
         device = nic(0, queues)
         vm = self.source(source_netdev(queues), nic=device)
         self.assertEqual(len(self.states(vm)), queues)
+        # Without a driver the NIC uses one
+        attached = [True] + [False] * (queues - 1)
+        self.assertEqual(self.attached(vm), attached)
+
+        def check(vm):
+            self.assertEqual(self.attached(vm), attached)
+
         self.to_and_fro(vm, lambda: self.target(target_netdev(queues),
-                                                nic=device))
+                                                nic=device), check=check)
 
     def do_guest_queue_pairs(self, queues):
         device = nic(0, queues)
@@ -111,9 +118,10 @@ class TapLocalConfigs(TapLocalTest):
                                  device=device)
         self.assertEqual(self.attached(vm), [True] * queues)
 
-        def check(_):
+        def check(vm):
             answer = self.assert_answers(agent)
             self.assertEqual(answer['queues'], str(queues))
+            self.assertEqual(self.attached(vm), [True] * queues)
 
         self.to_and_fro(vm, lambda: self.guest_target(
             target_netdev(queues), queues=queues, device=device), agent,
@@ -132,7 +140,9 @@ class TapLocalConfigs(TapLocalTest):
         self.do_guest_queue_pairs(16)
 
     def test_queue_pairs_64(self):
-        self.do_queue_pairs(64)
+        # The guest fills the ring of each queue with buffers
+        self.memory = '256M'
+        self.do_guest_queue_pairs(64)
 
     def test_queue_pairs_256(self):
         self.do_queue_pairs(256)
