@@ -616,7 +616,7 @@ class TapLocalConfigs(TapLocalTest):
         thread.start()
         return thread
 
-    def hand_over_cpr(self, source, monitor, target_options):
+    def hand_over_cpr(self, source, monitor, target_options, *args):
         """Returns the target and its second monitor"""
         cpr, main = self.socket_path(), self.socket_path()
         source.cmd('migrate-set-parameters', mode='cpr-transfer')
@@ -625,7 +625,7 @@ class TapLocalConfigs(TapLocalTest):
             'main', self.unix_address(main)))
         target, monitor = self.cpr_vm('target', target_options, '-S',
                                       '-incoming', 'defer', '-incoming',
-                                      json.dumps(cpr_channel))
+                                      json.dumps(cpr_channel), *args)
         self.launch(target, local=False)
         thread.join()
         self.assertEqual(
@@ -641,8 +641,7 @@ class TapLocalConfigs(TapLocalTest):
         return target, monitor
 
     def do_cpr(self, option):
-        netdev = (f'tap,id=net0,queues={QUEUES},ifname=tap0,script=no,'
-                  f'downscript=no,{option}')
+        netdev = source_netdev(more=option)
         vm, monitor = self.cpr_vm('source', netdev)
         self.launch(vm, local=False)
         states = self.states(vm)
@@ -667,6 +666,48 @@ class TapLocalConfigs(TapLocalTest):
 
     def test_cpr_transfer_local(self):
         self.do_cpr(LOCAL)
+
+    def boot_cpr(self, netdev):
+        vm, monitor = self.cpr_vm('source', netdev, *self.guest_args()[1])
+        self.launch(vm, local=False)
+        return vm, monitor, self.agent()
+
+    def do_guest_cpr(self, vm, monitor, netdev, agent):
+        """Returns the target, which runs, and its second monitor"""
+        states = self.states(vm)
+        target, monitor = self.hand_over_cpr(vm, monitor, netdev,
+                                             *self.guest_args()[1])
+        sent = agent.send()
+        self.main_loop_turns(vm, target)
+        self.assertEqual(self.states(target), states)
+        self.quit(vm)
+        self.cont(target)
+        self.assert_answers(agent, sent)
+        self.assertEqual(self.states(target), states)
+        self.assertEqual(self.attached(target), [True] * QUEUES)
+        return target, monitor
+
+    def test_cpr_transfer_guest(self):
+        netdev = source_netdev(more='cpr=on')
+        vm, monitor, agent = self.boot_cpr(netdev)
+        for _ in range(2):
+            vm, monitor = self.do_guest_cpr(vm, monitor, netdev, agent)
+
+    def test_cpr_transfer_killed(self):
+        """The source goes on after all, and can hand over again"""
+        netdev = source_netdev(more='cpr=on')
+        vm, monitor, agent = self.boot_cpr(netdev)
+        states = self.states(vm)
+        files = self.open_files(vm)
+        target, _ = self.hand_over_cpr(vm, monitor, netdev,
+                                       *self.guest_args()[1])
+        sent = agent.send()
+        target.kill()
+        self.cont(vm)
+        self.assert_answers(agent, sent)
+        self.assertEqual(self.states(vm), states)
+        self.assertEqual(self.open_files(vm), files)
+        self.do_guest_cpr(vm, monitor, netdev, agent)
 
     def test_cpr_channel_without_fds(self):
         """cpr-transfer itself is content with any main channel"""
