@@ -459,6 +459,8 @@ class TapLocalTest(QemuSystemTest):
         """
         assert_refused() for several targets of one source
 
+        The next attempt succeeds, which ends the source.
+
         @cases: name, target, patterns, and what the proxy does, if anything
         """
         problems = []
@@ -475,6 +477,19 @@ class TapLocalTest(QemuSystemTest):
                     source.cmd('cont')
                 self.wait_status(source, 'running')
         self.assertEqual(problems, [], '\n'.join(problems))
+
+        link_up('tap0')
+        states = self.states(source)
+        target = self.target()
+        self.hand_over(source, target)
+        self.quit(source)
+        send_packet('tap0')
+        with tap.TapQueues(target.get_pid()) as queues:
+            self.assertTrue(any(q.has_packet() for q in queues))
+            self.cont(target)
+            self.wait_for('waiting for the target to read',
+                          lambda: not any(q.has_packet() for q in queues))
+        self.assertEqual(self.states(target), states)
 
     def assert_not_begun(self, source, states, error, *patterns):
         """A migration that the source refuses"""
