@@ -504,6 +504,18 @@ class TapLocal(TapLocalTest):
         self.cont(target)
         self.assertEqual(self.states(target), states)
 
+    def test_unverified(self):
+        """Each side warns once, not per queue, where there is no state"""
+        source = self.source()
+        target = self.target()
+        self.hand_over(source, target)
+        self.cont(target)
+        times = 0 if self.reports_state else 1
+        for vm, warning in ((source, 'it is handed over unverified'),
+                            (target, 'it is taken over unverified')):
+            self.quit(vm)
+            self.assertEqual(vm.get_log().count(warning), times, vm.get_log())
+
     # Streams that were tampered with
 
     def test_connection_dropped(self):
