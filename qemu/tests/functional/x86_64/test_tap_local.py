@@ -9,6 +9,7 @@
 import fcntl
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -666,7 +667,7 @@ class TapLocal(TapLocalTest):
                             proxy=(QUEUES, tamper))
 
     def test_fd_too_many(self):
-        """What nobody asked for is closed"""
+        """What nobody asked for is closed, and reported"""
         source = self.source()
         states = self.states(source)
         target = self.target()
@@ -684,6 +685,9 @@ class TapLocal(TapLocalTest):
         self.assertEqual(self.states(target), states)
         self.assertEqual(self.open_files(target).count('/dev/null'),
                          files.count('/dev/null'))
+        self.quit(target)
+        self.assertEqual(len(re.findall(r'received fd \d+ was never claimed',
+                                        target.get_log())), 1)
 
 
 if __name__ == '__main__':
