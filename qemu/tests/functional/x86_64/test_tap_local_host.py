@@ -52,16 +52,17 @@ class TapLocalHost(TapLocalTest):
                 for fd in fds:
                     os.close(fd)
 
-        def check(vm):
-            self.assertEqual(self.open_files(vm).count(VHOST_NET), queues)
+        def check(vm, more=target_more):
+            self.assertEqual(self.open_files(vm).count(VHOST_NET),
+                             0 if more == 'vhost=off' else queues)
+            self.assertEqual(self.attached(vm), [True] * queues)
 
         # QEMU wants both kinds or none
         netdev = (f'tap,id=net0,fds={{tap}},{LOCAL},{more}'
                   if '{vhost}' in more else
                   source_netdev(queues, more=f'{LOCAL},{more}'))
         vm, agent, _ = launch(self.boot, netdev)
-        if more != 'vhost=off':
-            check(vm)
+        check(vm, more)
         self.to_and_fro(vm, lambda: launch(self.guest_target, target_netdev(
             queues, more=f'incoming-fds=on,{target_more}')), agent,
             check=check)
@@ -80,6 +81,15 @@ class TapLocalHost(TapLocalTest):
 
     def test_vhostfds_of_source(self):
         self.do_vhost('vhost=on,vhostfds={vhost}', 'vhost=on')
+
+    def test_vhost_queue_pairs_64(self):
+        # The guest fills the ring of each queue with buffers
+        self.memory = '256M'
+        self.do_vhost('vhost=on', 'vhost=on', 64)
+
+    def test_vhost_of_source(self):
+        """The target does without"""
+        self.do_vhost('vhost=on', 'vhost=off')
 
     def test_vhost_of_target(self):
         """The source does without"""
