@@ -305,9 +305,9 @@ class TapLocalTest(QemuSystemTest):
         return vm
 
     def source(self, netdev=source_netdev(), *args, local=True,
-               capabilities=(), nic=None):
+               capabilities=(), trace=None, nic=None):
         """A QEMU that runs"""
-        vm = self.create('source', netdev, *args, nic=nic)
+        vm = self.create('source', netdev, *args, trace=trace, nic=nic)
         return self.launch(vm, local, capabilities)
 
     def target(self, netdev=target_netdev(), *args, local=True,

@@ -27,20 +27,27 @@ class TapLocal(TapLocalTest):
 
     # The hand-over
 
-    def do_leaves_alone(self, trace, source, target, queues=QUEUES):
-        """Hand over to a target under strace, and make it run"""
+    def strace(self):
+        return Trace(self.log_file(self.unique('strace') + '.log'))
+
+    def do_leaves_alone(self, source_trace, source, trace, target):
+        """Hand over under strace, and make the target run"""
         states = self.states(source)
+        start = len(source_trace.calls())
         self.hand_over(source, target)
         send_packet('tap0')
         self.main_loop_turns(source, target)
+        calls = source_trace.calls(start)
+        for pattern in Trace.CHANGE, Trace.SETSTATE:
+            self.assertEqual([c for c in calls if pattern.match(c)], [])
         calls = trace.calls()
         self.assertEqual(len([c for c in calls if trace.GOT_FD.match(c)]),
-                         queues)
+                         QUEUES)
         self.assertEqual([c for c in calls if trace.CHANGE.match(c)], [])
         self.assertEqual([c for c in calls if trace.READ.match(c)], [])
         # One comparison per queue, and nothing is to be restored
         self.assertEqual(len([c for c in calls if trace.SETSTATE.match(c)]),
-                         queues if self.reports_state else 0)
+                         QUEUES if self.reports_state else 0)
         self.assertEqual(self.states(target), states)
         self.assertEqual(self.states(source), states)
 
@@ -54,18 +61,18 @@ class TapLocal(TapLocalTest):
 
     @skipIfMissingCommands('strace')
     def test_target_leaves_tap_alone(self):
-        trace = Trace(self.log_file('strace.log'))
-        source = self.source()
+        source_trace, trace = self.strace(), self.strace()
+        source = self.source(trace=source_trace)
         link_up('tap0')
         target = self.target(trace=trace)
-        calls = self.do_leaves_alone(trace, source, target)
+        calls = self.do_leaves_alone(source_trace, source, trace, target)
         self.assertEqual([c for c in calls if trace.SETSTATE.match(c)], [])
         if self.reports_state:
             self.assertEqual([c for c in calls if trace.CHANGE.match(c)], [])
 
     @skipIfMissingCommands('strace')
     def test_changes_wait_for_start(self):
-        trace = Trace(self.log_file('strace.log'))
+        trace = self.strace()
         source = self.source()
         target = self.target(target_netdev(more='incoming-fds=on,sndbuf=4096'),
                              trace=trace)
@@ -252,18 +259,20 @@ class TapLocal(TapLocalTest):
 
     @skipIfMissingCommands('strace')
     def test_guest(self):
-        source = self.source(source_netdev(), *self.guest_args()[1])
+        source_trace = self.strace()
+        source = self.source(source_netdev(), *self.guest_args()[1],
+                             trace=source_trace)
         agent = self.agent()
         self.assert_answers(agent)
         states = self.states(source)
         shown = self.tapstate()
         self.assertEqual(self.attached(source), [True] * QUEUES)
 
-        for number in 2, 3:
-            trace = Trace(self.log_file(f'strace{number}.log'))
+        for _ in range(2):
+            trace = self.strace()
             target = self.target(target_netdev(), *self.guest_args()[1],
                                  trace=trace)
-            calls = self.do_leaves_alone(trace, source, target)
+            calls = self.do_leaves_alone(source_trace, source, trace, target)
             self.assertEqual([c for c in calls if trace.SETSTATE.match(c)], [])
             if self.reports_state:
                 self.assertEqual([c for c in calls if trace.CHANGE.match(c)],
@@ -271,7 +280,7 @@ class TapLocal(TapLocalTest):
             self.quit(source)
             self.assert_answers(agent)
             self.assertEqual(self.states(target), states)
-            source = target
+            source, source_trace = target, trace
 
         again = self.tapstate()
         if not shown:
@@ -313,6 +322,26 @@ class TapLocal(TapLocalTest):
 
     def test_source_goes_on_after_kill(self):
         self.do_source_goes_on(lambda vm: vm.kill())
+
+    @skipIfMissingCommands('strace')
+    def test_source_leaves_tap_alone(self):
+        """When it goes on, and nobody has changed anything"""
+        trace = self.strace()
+        source = self.source(trace=trace)
+        calls = trace.calls()
+        self.assertTrue(any(trace.CHANGE.match(c) for c in calls), calls)
+        self.assert_refused(source, self.target(target_netdev(queues=2)),
+                            'net0/2')
+        target = self.target()
+        self.hand_over(source, target)
+        self.quit(target)
+        self.cont(source)
+        self.main_loop_turns(source)
+        calls = trace.calls(len(calls))
+        self.assertEqual([c for c in calls if trace.CHANGE.match(c)], [])
+        # One comparison per queue each time, and nothing is to be restored
+        self.assertEqual(len([c for c in calls if trace.SETSTATE.match(c)]),
+                         2 * QUEUES if self.reports_state else 0)
 
     def test_cancel(self):
         """Cancel while the target has not got all yet"""

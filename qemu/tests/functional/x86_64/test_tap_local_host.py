@@ -9,10 +9,10 @@
 
 import os
 
-from qemu_test import QemuSystemTest
+from qemu_test import QemuSystemTest, skipIfMissingCommands
 
-from tap_local_test import (LOCAL, QUEUES, TapLocalTest, nic, source_netdev,
-                            target_netdev)
+from tap_local_test import (LOCAL, QUEUES, TapLocalTest, Trace, nic,
+                            source_netdev, target_netdev)
 
 VHOST_NET = '/dev/vhost-net'
 
@@ -30,12 +30,15 @@ class TapLocalHost(TapLocalTest):
             names.append(str(fds[-1]))
         return ':'.join(names)
 
-    def do_vhost(self, more, target_more, queues=QUEUES):
-        """@more, @target_more: options, {vhost} for fds of vhost-net"""
+    def require_vhost(self):
         try:
             os.close(os.open(VHOST_NET, os.O_RDWR))
         except OSError as e:
             self.skipTest(f'{VHOST_NET}: {e.strerror}')
+
+    def do_vhost(self, more, target_more, queues=QUEUES):
+        """@more, @target_more: options, {vhost} for fds of vhost-net"""
+        self.require_vhost()
         device = nic(0, queues)
 
         def launch(function, netdev):
@@ -94,6 +97,37 @@ class TapLocalHost(TapLocalTest):
     def test_vhost_of_target(self):
         """The source does without"""
         self.do_vhost('vhost=off', 'vhost=on')
+
+    @skipIfMissingCommands('strace')
+    def test_vhost_leaves_tap_alone(self):
+        self.require_vhost()
+        traces = [Trace(self.log_file(f'strace{i}.log')) for i in range(2)]
+        source = self.source(source_netdev(more=f'{LOCAL},vhost=on'),
+                             *self.guest_args()[1], trace=traces[0])
+        agent = self.agent()
+        target = self.target(target_netdev(more='incoming-fds=on,vhost=on'),
+                             *self.guest_args()[1], trace=traces[1])
+        starts = [len(trace.calls()) for trace in traces]
+        self.hand_over(source, target)
+        sent = agent.send()
+        self.main_loop_turns(source, target)
+
+        def calls(pattern, number):
+            # What vhost itself is told is not about the TAP
+            return [call for call in traces[number].calls(starts[number])
+                    if pattern.match(call) and 'VHOST_' not in call]
+
+        for number, comparisons in enumerate((0, QUEUES)):
+            self.assertEqual(calls(Trace.CHANGE, number), [])
+            self.assertEqual(len(calls(Trace.SETSTATE, number)),
+                             comparisons if self.reports_state else 0)
+        self.quit(source)
+        self.cont(target)
+        self.assert_answers(agent, sent)
+        self.assertEqual(self.open_files(target).count(VHOST_NET), QUEUES)
+        if self.reports_state:
+            self.assertEqual(calls(Trace.CHANGE, 1), [])
+            self.assertEqual(len(calls(Trace.SETSTATE, 1)), QUEUES)
 
     # QEMU's own steering program
 
