@@ -129,6 +129,10 @@ class TapQueue:
     def sndbuf(self):
         return _get_u32(self.fd, TUNGETSNDBUF)
 
+    @property
+    def vnet_hdr_len(self):
+        return _get_u32(self.fd, TUNGETVNETHDRSZ)
+
     def has_packet(self):
         """Whether a packet waits to be read"""
         poll = select.poll()
@@ -150,10 +154,10 @@ class TapQueue:
         state = {
             'ifname': self.ifname,
             'flags': f'{self.flags:#x}',
-            'sndbuf': _get_u32(self.fd, TUNGETSNDBUF),
+            'sndbuf': self.sndbuf,
         }
         if self.flags & IFF_VNET_HDR:
-            state['vnet_hdr_len'] = _get_u32(self.fd, TUNGETVNETHDRSZ)
+            state['vnet_hdr_len'] = self.vnet_hdr_len
             state['vnet_le'] = _get_u32(self.fd, TUNGETVNETLE)
             try:
                 state['vnet_be'] = _get_u32(self.fd, TUNGETVNETBE)

@@ -581,12 +581,13 @@ class TapLocal(TapLocalTest):
              lambda stream, change=change: change(stream.fds[0][0]))
             for change, *patterns in (
                 (lambda fd: tap.set_u32(fd, tap.TUNSETSNDBUF, 12345),
-                 'sndbuf.device', '0x3039', '0x7fffffff'),
+                 'sndbuf.device is 0x3039 instead of 0x7fffffff'),
                 (lambda fd: tap.set_offload(fd, offload),
-                 'offload.enabled', f'{offload:#x}', 'instead of 0x0'),
+                 f'offload.enabled is {offload:#x} instead of 0x0'),
                 (lambda fd: tap.set_u32(fd, tap.TUNSETVNETHDRSZ, 24),
-                 'header', '24|0x18', '10|12|0xa|0xc'),
-                (detach, 'queue'),
+                 'the TAP has a vnet header of 24 bytes, and of 1[02] bytes '
+                 'in the stream'),
+                (detach, 'the queue is detached, and attached in the stream'),
             )))
 
     def test_fields_changed(self):
@@ -597,6 +598,20 @@ class TapLocal(TapLocalTest):
         version = source.cmd('query-version')['qemu']
         if (version['major'], version['minor']) >= (10, 2):
             unknown.append('has_tunnel')
+        with tap.TapQueues(source.get_pid()) as queues:
+            size = queues[0].vnet_hdr_len
+        reasons = {
+            'using_vnet_hdr': 'the NIC model (does not handle|handles) the '
+                              'vnet header itself on the source',
+            'has_ufo': r'the TAP has ufo=(\d) and uso=(\d), and '
+                       r'ufo=(?!\1)\d and uso=\2 in the stream',
+            'has_uso': r'the TAP has ufo=(\d) and uso=(\d), and '
+                       r'ufo=\1 and uso=(?!\2)\d in the stream',
+            'has_tunnel': 'takes (no )?GSO packets in UDP tunnels, ',
+            'enabled': 'the queue is attached, and detached in the stream',
+            'host_vnet_hdr_len': f'the TAP has a vnet header of {size} bytes, '
+                                 f'and of {size ^ 1} bytes in the stream',
+        }
         names = [name for name in FIELDS
                  if self.reports_state or name not in unknown]
 
@@ -607,7 +622,8 @@ class TapLocal(TapLocalTest):
             return tamper
 
         self.assert_all_refused(source, (
-            (name, self.target(), ["netdev 'net0' queue 0"], flip(name))
+            (name, self.target(),
+             [f"netdev 'net0' queue 0: .*{reasons[name]}"], flip(name))
             for name in names))
 
     def test_kernel_state_changed(self):
@@ -629,32 +645,43 @@ class TapLocal(TapLocalTest):
                 stream.data[start + offset] ^= bit
             return tamper
 
-        queue0 = "netdev 'net0' queue 0"
+        queue0 = "netdev 'net0' queue 0: "
+        malformed = (f'{queue0}|'
+                     'Input validation failed: net-tap/kernel-state/size')
+        refused = f'{queue0}the kernel refuses the state'
+
+        def differs(name):
+            return (f'{queue0}the kernel state is not the expected one: '
+                    rf'{name} is (\w+) instead of (?!\1\b)\w+')
+
         self.assert_all_refused(source, (
-            (msg, self.target(), patterns, tamper)
-            for msg, tamper, *patterns in (
-                ('size 0', resize(0), '(?i)kernel-state|net0'),
-                ('size 7', resize(7), queue0, '7 bytes'),
-                ('size 31', resize(31), queue0, '31 bytes'),
-                ('header only', resize(32), queue0),
-                ('cut in a group', resize(100), queue0),
-                ('size 4097', resize(4097), '(?i)kernel-state|net0'),
-                ('claims 4097', claim(4097), '(?i)kernel-state|net0'),
-                ('claims 2**32 - 1', claim(2**32 - 1),
-                 '(?i)kernel-state|net0'),
-                ('claims 0', claim(0)),
-                ('unknown group', flip(7, 0x80), queue0, 'groups'),
-                ('group with a pointer', flip(1, 0x01), queue0, 'groups'),
+            (msg, self.target(), [pattern], tamper)
+            for msg, tamper, pattern in (
+                ('size 0', resize(0), malformed),
+                ('size 7', resize(7), f'{queue0}the kernel state has 7 bytes'),
+                ('size 31', resize(31),
+                 f'{queue0}the kernel state has 31 bytes'),
+                ('header only', resize(32), refused),
+                ('cut in a group', resize(100), refused),
+                ('size 4097', resize(4097), malformed),
+                ('claims 4097', claim(4097), malformed),
+                ('claims 2**32 - 1', claim(2**32 - 1), malformed),
+                ('claims 0', claim(0), malformed),
+                ('unknown group', flip(7, 0x80),
+                 f'{queue0}the kernel state holds groups 0x80'),
+                ('group with a pointer', flip(1, 0x01),
+                 f'{queue0}the kernel state holds groups 0x'),
                 ('no group', lambda stream: stream.data.__setitem__(
                     slice(stream.kernel_state(0)[0],
-                          stream.kernel_state(0)[0] + 8), bytes(8)), queue0),
-                ('reserved', flip(12, 1), queue0),
-                ('interface index', flip(40, 1), queue0, 'identity.ifindex'),
-                ('name', flip(56, 1), queue0, 'identity.name', 'tap0'),
-                ('owner', flip(112, 1), queue0, 'owner.uid'),
-                ('header size', flip(120, 1), queue0, 'vnet.hdr_size'),
-                ('offload', flip(128, 1), queue0, 'offload.enabled'),
-                ('queue flags', flip(316, 1), queue0, 'queue.flags'),
+                          stream.kernel_state(0)[0] + 8), bytes(8)),
+                 f'{queue0}the kernel state holds groups 0x0,'),
+                ('reserved', flip(12, 1), refused),
+                ('interface index', flip(40, 1), differs('identity.ifindex')),
+                ('name', flip(56, 1), differs('identity.name')),
+                ('owner', flip(112, 1), differs('owner.uid')),
+                ('header size', flip(120, 1), differs('vnet.hdr_size')),
+                ('offload', flip(128, 1), differs('offload.enabled')),
+                ('queue flags', flip(316, 1), differs('queue.flags')),
             )))
 
     def test_other_fds(self):
