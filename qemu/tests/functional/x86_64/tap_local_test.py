@@ -412,6 +412,9 @@ class TapLocalTest(QemuSystemTest):
     def hand_over(self, source, target):
         """A migration that succeeds; neither side runs at the end"""
         self.migrate(source, target)
+        self.wait_hand_over(source, target)
+
+    def wait_hand_over(self, source, target):
         for vm in source, target:
             info = self.wait_migration(vm)
             self.assertEqual(info['status'], 'completed', info)

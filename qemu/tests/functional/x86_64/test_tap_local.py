@@ -427,6 +427,59 @@ class TapLocal(TapLocalTest):
         # It can still be used
         self.hand_over(source, target)
 
+    def pass_fd(self, vm, fd):
+        """For URI fd:stream"""
+        vm.send_fd_scm(fd)
+        vm.cmd('getfd', fdname='stream')
+
+    def test_fd_of_unix_socket(self):
+        source = self.source()
+        states = self.states(source)
+        target = self.target()
+        for vm, sock in zip((target, source), socket.socketpair()):
+            with sock:
+                self.pass_fd(vm, sock.fileno())
+        target.cmd('migrate-incoming', uri='fd:stream')
+        source.cmd('migrate', uri='fd:stream')
+        self.wait_hand_over(source, target)
+        self.quit(source)
+        self.cont(target)
+        self.assertEqual(self.states(target), states)
+
+    def test_fd_without_fds(self):
+        """What is behind fd: is known when the migration begins"""
+        source = self.source()
+        states = self.states(source)
+        files = self.open_files(source)
+
+        def pipe():
+            ends = os.pipe()
+            return [os.fdopen(ends[0], 'rb'), os.fdopen(ends[1], 'wb')]
+
+        def tcp():
+            # The namespace's own, which nobody brought up before
+            link_up('lo')
+            with socket.create_server(('127.0.0.1', 0)) as server:
+                client = socket.create_connection(server.getsockname())
+                return [server.accept()[0], client]
+
+        for make in pipe, tcp:
+            reader, writer = make()
+            with reader, writer:
+                self.pass_fd(source, writer.fileno())
+                source.cmd('migrate', uri='fd:stream')
+                info = self.wait_migration(source)
+            self.assertEqual(info['status'], 'failed', make.__name__)
+            self.assertRegex(info['error-desc'], "'local'.*channel that passes "
+                             'file descriptors: use a UNIX socket')
+            self.assert_goes_on(source, states, make.__name__)
+            self.assertEqual(self.open_files(source), files)
+        target = self.target()
+        self.hand_over(source, target)
+        self.quit(source)
+        self.cont(target)
+        self.assertEqual(self.states(target), states)
+
     def test_postcopy(self):
         source = self.source()
         source.cmd('migrate-set-capabilities', capabilities=[
