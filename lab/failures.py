@@ -10,6 +10,7 @@ succeeds; at the end not one packet is missing. Prints TAP.
 import argparse
 import errno
 import os
+import re
 import resource
 import signal
 import sys
@@ -58,6 +59,7 @@ class Failure:
     """
 
     netdev = None           # options of the target, if not the right ones
+    reason = "."            # a pattern in what the target says
     return_path = False     # the target tells the source
 
     def __init__(self, rig):
@@ -107,8 +109,9 @@ class Failure:
         if target.process.poll() is None:
             until(lambda: migrate_status(target) == "failed",
                   "the target failed")
-            if not target.cmd("query-migrate").get("error-desc"):
-                raise RigError("the target gives no reason")
+            reason = target.cmd("query-migrate").get("error-desc", "none")
+            if not re.search(self.reason, reason):
+                raise RigError(f"the target's reason is: {reason}")
             if count := tap_fds(target):
                 raise RigError(f"the target still has {count} fds of TAPs")
             target.close()
@@ -165,6 +168,7 @@ class Truncated(Failure):
 
 class KernelState(Failure):
     """the kernel's state in the stream is not the device's"""
+    reason = f"^netdev 'net0' queue {QUEUES - 1}: the "
 
     def tamper(self, stream, target):
         where = stream.kernel_state(QUEUES - 1)
@@ -177,6 +181,7 @@ class KernelState(Failure):
 
 class NoFds(Failure):
     """the target may not have more open files"""
+    reason = r"^netdev 'net0' queue \d: no file descriptor came"
 
     def prepare(self, target):
         used = len(os.listdir(f"/proc/{target.pid}/fd"))
@@ -206,6 +211,7 @@ class DiskFull(Failure):
 
 class FewerQueues(Failure):
     """the target has fewer queues"""
+    reason = f"^net0/{QUEUES // 2}/net-tap: "
 
     def __init__(self, rig):
         super().__init__(rig)
@@ -214,6 +220,7 @@ class FewerQueues(Failure):
 
 class MoreQueues(Failure):
     """the target has more queues"""
+    reason = f"^netdev 'net0' queue {QUEUES}: its file descriptor is not in"
 
     def __init__(self, rig):
         super().__init__(rig)
@@ -222,6 +229,7 @@ class MoreQueues(Failure):
 
 class OtherName(Failure):
     """the target wants another device"""
+    reason = "^netdev 'net0' queue 0: the TAP is '.*ifname=other0"
 
     def __init__(self, rig):
         super().__init__(rig)
