@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 
-from rig import ERRORS, Rig, RigError
+from rig import ERRORS, Rig, RigError, kernel_objects, kernel_problems
 from tap import Tap
 from vm import hand_over, set_up_migration, wait_migration
 
@@ -348,6 +348,7 @@ def main():
         vm = step("the guest is up", rig.boot)
         if not vm:
             return tap.end()
+        objects = kernel_objects()
         for failure in FAILURES:
             def one(failure=failure):
                 fail(rig, vm, failure(rig))
@@ -360,10 +361,15 @@ def main():
         if moved := step("goes on: source killed after the hand-over",
                          succeed, rig, vm, True):
             vm = moved
-            problems = rig.finish()
-            for problem in problems:
-                print("# " + problem)
-            tap.result(not problems, "no packet is missing")
+            checks = {}
+            if objects:
+                checks["nothing is left in the kernel"] = list(
+                    kernel_problems(objects, kernel_objects()))
+            checks["no packet is missing"] = rig.finish()
+            for text, problems in checks.items():
+                for problem in problems:
+                    print("# " + problem)
+                tap.result(not problems, text)
             vm.quit()
     return tap.end()
 

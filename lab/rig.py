@@ -4,6 +4,7 @@
 For tests that run in the lab, or in lab/netns without kernel state.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,10 @@ DEV = "tap0"
 HOST, GUEST, PREFIX = "10.0.0.1", "10.0.0.2", 24
 GUEST_MAC = "52:54:00:74:61:70"
 MEMORY = 128
+# Objects of the kernel of which a hand-over could leave one behind
+SLABS = ("sock_inode_cache", "tun_flow_cache", "UNIX", "PING", "RAW", "TCP")
+# That of the kernel with up to 16 CPUs
+FILES_BATCH = 32
 
 
 class RigError(Exception):
@@ -34,6 +39,54 @@ def run(*command):
         raise RigError(f"'{' '.join(command)}' failed: "
                        f"{result.stderr.strip()}")
     return result.stdout
+
+
+def open_files():
+    """How many files are open in the whole system
+
+    The kernel counts on each CPU, up or down, and only adds a full batch to the
+    sum that it shows: fill this CPU's.
+    """
+    def shown():
+        with open("/proc/sys/fs/file-nr", encoding="ascii") as f:
+            return int(f.read().split()[0])
+
+    before = shown()
+    with contextlib.ExitStack() as files:
+        for count in range(2 * FILES_BATCH):
+            if (now := shown()) != before:
+                return now - count
+            files.enter_context(open(os.devnull, "rb"))
+    return before
+
+
+def kernel_objects():
+    """Files, network devices and objects in caches of the lab's kernel, which
+    has nobody else to serve: name -> number, and how far that may be off"""
+    if os.environ.get("LAB_KERNEL") == "host":
+        return {}
+    cpus = os.cpu_count()
+    objects = {"files": (open_files(), FILES_BATCH * (cpus - 1)),
+               "devices": (len(os.listdir("/sys/class/net")), 0)}
+    try:
+        with open("/proc/slabinfo", encoding="ascii") as f:
+            for line in f:
+                name, *columns = line.split()
+                if name in SLABS:
+                    # What a CPU has ready counts as used
+                    objects[name] = int(columns[0]), int(columns[3]) * cpus
+    except (FileNotFoundError, PermissionError):
+        pass
+    return objects
+
+
+def kernel_problems(first, last):
+    """What there is more of, after the same work"""
+    for name, (before, error) in first.items():
+        after = last[name][0]
+        print(f"# kernel: {before} {name}, then {after}")
+        if after > before + 8 + error:
+            yield f"the kernel had {before} {name} and has {after}"
 
 
 class Rig:

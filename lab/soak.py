@@ -14,14 +14,12 @@ import sys
 import tempfile
 import time
 
-from rig import ERRORS, Rig, RigError
+from rig import ERRORS, Rig, RigError, kernel_objects, kernel_problems
 from tap import Tap
 from vm import hand_over
 
 # Allocators and caches fill up in the first few
 WARM_UP = 5
-# Objects of the kernel of which a hand-over could leave one behind
-SLABS = ("sock_inode_cache", "tun_flow_cache", "UNIX", "PING", "RAW", "TCP")
 
 
 def fds(pid):
@@ -46,25 +44,6 @@ def rss(pid):
     raise RigError(f"process {pid} has no memory")
 
 
-def kernel_objects():
-    """Open files, network devices, and objects in caches of the kernel; of the
-    lab's, which has nobody else to serve"""
-    if os.environ.get("LAB_KERNEL") == "host":
-        return {}
-    with open("/proc/sys/fs/file-nr", encoding="ascii") as f:
-        objects = {"files": int(f.read().split()[0])}
-    objects["devices"] = len(os.listdir("/sys/class/net"))
-    try:
-        with open("/proc/slabinfo", encoding="ascii") as f:
-            for line in f:
-                name, *counts = line.split()
-                if name in SLABS:
-                    objects[name] = int(counts[0])
-    except (FileNotFoundError, PermissionError):
-        pass
-    return objects
-
-
 def migrate(rig, source):
     target = rig.target()
     before = rig.state()
@@ -83,7 +62,7 @@ def measure(vm):
     return fds(vm.pid), rss(vm.pid), kernel_objects()
 
 
-def check_flat(first, last, migrations):
+def check_flat(first, last):
     problems = []
     for kind in first[0].keys() | last[0].keys():
         before, after = first[0].get(kind, 0), last[0].get(kind, 0)
@@ -92,13 +71,7 @@ def check_flat(first, last, migrations):
     # How much of its heap a process has touched varies by some MiB
     if last[1] > 1.5 * first[1]:
         problems.append(f"QEMU had {first[1]} KiB and has {last[1]}")
-    # Counted per CPU, in batches; one leaked object for each migration would
-    # be more in a run that is long enough to tell
-    for name, before in first[2].items():
-        if last[2][name] > before + 64 + migrations // 4:
-            problems.append(f"the kernel had {before} {name} and has "
-                            f"{last[2][name]}")
-    return problems
+    return problems + list(kernel_problems(first[2], last[2]))
 
 
 def soak(rig, migrations):
@@ -115,15 +88,13 @@ def soak(rig, migrations):
                   flush=True)
     seconds = time.monotonic() - start
     last = measure(vm)
-    problems = rig.finish() + check_flat(first, last, migrations)
+    problems = rig.finish() + check_flat(first, last)
     vm.quit()
     print(f"# {migrations} migrations in {seconds:.0f} s, kernel state: "
           f"{'yes' if rig.reports_state else 'no'}, vhost: "
           f"{'yes' if rig.vhost else 'no'}")
     print(f"# QEMU: {sum(first[0].values())} fds, then "
           f"{sum(last[0].values())}; {first[1]} KiB, then {last[1]}")
-    for name, count in first[2].items():
-        print(f"# kernel: {count} {name}, then {last[2][name]}")
     return problems
 
 
