@@ -176,13 +176,14 @@ static bool tap_kstate_valid(const TapKState *ks, Error **errp)
     if (ks->size < offsetof(struct tun_state, identity) ||
         ks->size > TAP_KSTATE_MAX_SIZE) {
         error_setg(errp, "the kernel state has %u bytes, which no kernel "
-                   "reports", ks->size);
+                   "reports: try again, or use kernel-state=off", ks->size);
         return false;
     }
     memcpy(&mask, ks->data, sizeof(mask));
     if (!mask || (mask & ~TAP_KSTATE_GROUPS)) {
         error_setg(errp, "the kernel state holds groups 0x%" PRIx64
-                   ", of which 0x%" PRIx64 " are known", mask,
+                   ", of which 0x%" PRIx64 " are known: use a QEMU as new as "
+                   "the source's, or kernel-state=off", mask,
                    (uint64_t)TAP_KSTATE_GROUPS);
         return false;
     }
@@ -213,11 +214,13 @@ static bool tap_kstate_differs(int fd, const TapKState *ks, uint64_t *groups,
 
     memcpy(&mask, ks->data, sizeof(mask));
     if (tap_kstate_set(fd, ks, mask, TUN_STATE_F_CHECK, &result) < 0) {
-        error_setg_errno(errp, errno, "the kernel refuses the state%s",
-                         result.failed ? "" : " as a whole");
         if (result.failed) {
-            error_append_hint(errp, "Group 0x%" PRIx64 " is invalid.\n",
-                              (uint64_t)result.failed);
+            error_setg_errno(errp, errno, "the kernel refuses the state: group "
+                             "0x%" PRIx64 " is invalid; use kernel-state=off "
+                             "to go without", (uint64_t)result.failed);
+        } else {
+            error_setg_errno(errp, errno, "the kernel refuses the state as a "
+                             "whole; use kernel-state=off to go without");
         }
         return false;
     }
@@ -245,8 +248,8 @@ bool tap_kstate_check(int fd, const TapKState *ks, Error **errp)
         return false;
     }
     explanation = tap_kstate_explain(groups, &expected, &actual);
-    error_setg(errp, "the kernel state is not the expected one: %s",
-               explanation);
+    error_setg(errp, "the kernel state is not the expected one: %s; somebody "
+               "changed the TAP during the migration", explanation);
     return false;
 }
 

@@ -26,15 +26,21 @@
 #include "migration/misc.h"
 #include "migration/qemu-file.h"
 #include "migration/vmstate.h"
+#include "net/eth.h"
+#include "net/vhost_net.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "qemu/iov.h"
 #include "qemu/units.h"
+#include "standard-headers/linux/virtio_net.h"
 #include "system/runstate.h"
 
 #define TYPE_TAP_LOCAL "tap-local"
 OBJECT_DECLARE_SIMPLE_TYPE(TapLocal, TAP_LOCAL)
+
+/* struct virtio_net_hdr_v1_hash_tunnel is the longest that NIC models use */
+#define TAP_LOCAL_MAX_VNET_HDR_LEN 24
 
 /* What a TAP that blocks may have queued when the VM stops */
 #define TAP_LOCAL_MAX_SENT (16 * MiB)
@@ -63,6 +69,7 @@ struct TapLocal {
     bool waiting;           /* the fd is to come with the stream */
     bool held;              /* the device is not ours to read or change */
     bool in_stream;         /* held because the fd is in an outgoing stream */
+    bool offered;           /* the fd was in it, whatever became of it */
     bool handed_over;       /* and that stream is complete */
     bool started;           /* the NIC and its vhost are */
 
@@ -75,7 +82,11 @@ struct TapLocal {
 
     TapLocalKept received;  /* at most one packet */
     TapLocalKept sent;      /* packets, each behind its length */
+
+    QLIST_ENTRY(TapLocal) next;
 };
+
+static QLIST_HEAD(, TapLocal) tap_locals = QLIST_HEAD_INITIALIZER(tap_locals);
 
 static bool tap_local_supported(const NetdevTapOptions *tap)
 {
@@ -151,7 +162,11 @@ bool tap_local_owns_device(const TapLocal *local)
         return true;
     }
     /* A target owns it once it ran, a source until the hand-over is done */
-    return !local->held || (local->in_stream && !local->handed_over);
+    if (!local->held) {
+        return true;
+    }
+    return local->in_stream && !local->handed_over &&
+           !(local->offered && runstate_check(RUN_STATE_POSTMIGRATE));
 }
 
 bool tap_local_defer(TapLocal *local, TapSetting setting, int value)
@@ -164,24 +179,62 @@ bool tap_local_defer(TapLocal *local, TapSetting setting, int value)
     return true;
 }
 
+/* How many queues the netdev has, and how many have their fd */
+static int tap_local_count(const TapLocal *local, int *ready)
+{
+    const TapLocal *other;
+    int count = 0;
+
+    *ready = 0;
+    QLIST_FOREACH(other, &tap_locals, next) {
+        if (!strcmp(other->nc->name, local->nc->name)) {
+            count++;
+            *ready += !other->waiting;
+        }
+    }
+    return count;
+}
+
 bool tap_local_check_ready(const TapLocal *local, Error **errp)
 {
     if (local && local->waiting) {
+        int ready, count = tap_local_count(local, &ready);
+
         error_setg(errp, "netdev '%s' queue %d: its file descriptor is not in "
-                   "the migration stream: on the source, use "
-                   "local-migration-supported=on and the same queues=, and "
-                   "set migration parameter 'local'",
-                   local->nc->name, local->index);
+                   "the migration stream, which has %d of the %d queues: on "
+                   "the source, use local-migration-supported=on and "
+                   "queues=%d, and set migration parameter 'local'",
+                   local->nc->name, local->index, ready, count, count);
         return false;
     }
     return true;
+}
+
+/* The other side has not run, but may have changed the device nevertheless */
+static void tap_local_restore(TapLocal *local)
+{
+    Error *err = NULL;
+
+    if (local->in_stream && local->ks.size &&
+        !tap_kstate_check(local->queue.fd, &local->ks, &err)) {
+        warn_reportf_err(err, "netdev '%s' queue %d: restoring what changed "
+                         "since the migration: ", local->nc->name,
+                         local->index);
+        err = NULL;
+        if (!tap_kstate_restore(local->queue.fd, &local->ks, &err)) {
+            error_reportf_err(err, "netdev '%s' queue %d: ", local->nc->name,
+                              local->index);
+        }
+    }
+    local->ks.size = 0;
 }
 
 /* Put @local back in charge of the device, which the other side has not used */
 static void tap_local_release(TapLocal *local)
 {
     int fd = local->queue.fd;
-    Error *err = NULL;
+    bool in_stream = local->in_stream;
+    TapLocal *other;
 
     /* Shared with the other side, an older version of which may clear it */
     if (!g_unix_set_fd_nonblocking(fd, true, NULL)) {
@@ -189,15 +242,10 @@ static void tap_local_release(TapLocal *local)
                      local->nc->name, local->index, strerror(errno));
     }
 
-    if (local->in_stream && local->ks.size &&
-        !tap_kstate_check(fd, &local->ks, &err)) {
-        warn_reportf_err(err, "netdev '%s' queue %d: restoring what changed "
-                         "since the migration: ", local->nc->name,
-                         local->index);
-        err = NULL;
-        if (!tap_kstate_restore(fd, &local->ks, &err)) {
-            error_reportf_err(err, "netdev '%s' queue %d: ", local->nc->name,
-                              local->index);
+    /* All queues, as the first thing that is set below may be the device's */
+    QLIST_FOREACH(other, &tap_locals, next) {
+        if (!strcmp(other->nc->name, local->nc->name)) {
+            tap_local_restore(other);
         }
     }
 
@@ -206,8 +254,10 @@ static void tap_local_release(TapLocal *local)
     local->handed_over = false;
 
     for (int i = 0; i < TAP_SETTING__MAX; i++) {
+        /* The steering program is our own, other than on a target */
         if ((local->deferred & BIT(i)) &&
-            !tap_setting_has(fd, i, local->value[i])) {
+            ((i == TAP_SETTING_STEERING && in_stream) ||
+             !tap_setting_has(fd, i, local->value[i]))) {
             local->ops->apply(local->nc, i, local->value[i]);
         }
     }
@@ -252,6 +302,10 @@ bool tap_local_keep_sent(TapLocal *local, const struct iovec *iov, int iovcnt)
 
     if (tap_local_may_read(local)) {
         return false;
+    }
+    if (!size || size > NET_BUFSIZE) {
+        /* No packet: the device would refuse it */
+        return true;
     }
 
     sent = &local->sent;
@@ -329,6 +383,22 @@ static void tap_local_vm_change_last(void *opaque, bool running, RunState state)
     local->ops->update(local->nc);
 }
 
+/* What is put off is not so on the device, and the target compares with that */
+static void tap_local_get_actual(TapLocal *local)
+{
+    TapLocalQueue *queue = &local->queue;
+    int value;
+
+    if ((local->deferred & BIT(TAP_SETTING_ENABLED)) &&
+        tap_setting_read(queue->fd, TAP_SETTING_ENABLED, &value)) {
+        queue->enabled = value;
+    }
+    if ((local->deferred & BIT(TAP_SETTING_VNET_HDR_LEN)) &&
+        tap_setting_read(queue->fd, TAP_SETTING_VNET_HDR_LEN, &value)) {
+        queue->host_vnet_hdr_len = value;
+    }
+}
+
 static bool tap_local_save(TapLocal *local, Error **errp)
 {
     if (!tap_local_check_ready(local, errp)) {
@@ -336,6 +406,7 @@ static bool tap_local_save(TapLocal *local, Error **errp)
     }
 
     local->ops->get_queue(local->nc, &local->queue);
+    tap_local_get_actual(local);
     local->ks.size = 0;
     if (local->kernel_state != ON_OFF_AUTO_OFF) {
         if (!tap_kstate_get(local->queue.fd, &local->ks, errp)) {
@@ -349,6 +420,7 @@ static bool tap_local_save(TapLocal *local, Error **errp)
 
     local->held = true;
     local->in_stream = true;
+    local->offered = true;
     return true;
 }
 
@@ -400,12 +472,13 @@ static bool tap_local_check_claims(TapLocal *local, Error **errp)
 {
     const TapLocalQueue *queue = &local->queue;
     TapLocalQueue here;
-    int vnet_hdr_len = 0, enabled;
+    int vnet_hdr_len = 0, enabled, max;
     bool ufo, uso, tunnel;
 
     if (local->vnet_hdr &&
         !tap_setting_read(queue->fd, TAP_SETTING_VNET_HDR_LEN, &vnet_hdr_len)) {
-        error_setg(errp, "cannot read the vnet header length of the TAP");
+        error_setg_errno(errp, errno,
+                         "cannot read the vnet header length of the TAP");
         return false;
     }
     if (queue->host_vnet_hdr_len != vnet_hdr_len) {
@@ -415,7 +488,8 @@ static bool tap_local_check_claims(TapLocal *local, Error **errp)
         return false;
     }
     if (!tap_setting_read(queue->fd, TAP_SETTING_ENABLED, &enabled)) {
-        error_setg(errp, "cannot read whether the queue is attached");
+        error_setg_errno(errp, errno,
+                         "cannot read whether the queue is attached");
         return false;
     }
     if (enabled != queue->enabled) {
@@ -434,21 +508,31 @@ static bool tap_local_check_claims(TapLocal *local, Error **errp)
     if (tap_kstate_get_supported(queue->fd, &ufo, &uso, &tunnel)) {
         if (ufo != queue->has_ufo || uso != queue->has_uso) {
             error_setg(errp, "the TAP has ufo=%d and uso=%d, and ufo=%d and "
-                       "uso=%d in the stream", ufo, uso, queue->has_ufo,
+                       "uso=%d in the stream: it does not come from a source "
+                       "on this host", ufo, uso, queue->has_ufo,
                        queue->has_uso);
             return false;
         }
         if (queue->has_tunnel && !tunnel) {
             error_setg(errp, "the TAP takes no GSO packets in UDP tunnels, and "
-                       "does in the stream");
+                       "does in the stream: it does not come from a source on "
+                       "this host");
             return false;
         }
     }
     if (local->received.size &&
-        local->received.size <= queue->host_vnet_hdr_len) {
+        local->received.size < queue->host_vnet_hdr_len + ETH_HLEN) {
         error_setg(errp, "the stream holds a received packet of %u bytes, "
-                   "which is no more than its vnet header of %u bytes",
+                   "which is less than a vnet header of %u bytes and an "
+                   "Ethernet header: it is damaged, try again",
                    local->received.size, queue->host_vnet_hdr_len);
+        return false;
+    }
+    if ((local->received.size || local->sent.size) &&
+        get_vhost_net(local->nc)) {
+        error_setg(errp, "a packet waits in the stream, which vhost cannot "
+                   "deliver: try again when the guest is less busy, or use "
+                   "vhost=off as on the source");
         return false;
     }
     if (here.using_vnet_hdr != queue->using_vnet_hdr) {
@@ -457,22 +541,33 @@ static bool tap_local_check_claims(TapLocal *local, Error **errp)
                    queue->using_vnet_hdr ? "handles" : "does not handle");
         return false;
     }
+    /* The backend writes a header of its own if the NIC model does not */
+    max = queue->using_vnet_hdr ? TAP_LOCAL_MAX_VNET_HDR_LEN :
+                                  sizeof(struct virtio_net_hdr);
+    if (vnet_hdr_len > max) {
+        error_setg(errp, "the TAP has a vnet header of %d bytes, and with this "
+                   "NIC model there are at most %d: somebody changed it, try "
+                   "again", vnet_hdr_len, max);
+        return false;
+    }
     return true;
 }
 
 static bool tap_local_check_device(TapLocal *local, Error **errp)
 {
-    NetClientState *ncs[MAX_QUEUE_NUM];
-    int vnet_hdr, n;
+    const TapLocal *other;
+    int vnet_hdr;
 
     vnet_hdr = tap_probe_vnet_hdr(local->queue.fd, errp);
     if (vnet_hdr < 0) {
-        error_prepend(errp, "what came with the stream is not a TAP: ");
+        error_prepend(errp, "what came with the stream is not a TAP; is there "
+                      "anything between this QEMU and the source? ");
         return false;
     }
     if (!tap_is_tap(local->queue.fd)) {
         error_setg(errp, "what came with the stream is not a TAP: it is a TUN "
-                   "device");
+                   "device; is there anything between this QEMU and the "
+                   "source?");
         return false;
     }
     if (!!vnet_hdr != local->vnet_hdr) {
@@ -485,7 +580,7 @@ static bool tap_local_check_device(TapLocal *local, Error **errp)
         return false;
     }
     if (tap_fd_get_ifname(local->queue.fd, local->ifname)) {
-        error_setg(errp, "cannot read the name of the TAP");
+        error_setg_errno(errp, errno, "cannot read the name of the TAP");
         return false;
     }
     if (local->want_ifname && strcmp(local->want_ifname, local->ifname)) {
@@ -495,14 +590,11 @@ static bool tap_local_check_device(TapLocal *local, Error **errp)
         return false;
     }
 
-    n = qemu_find_net_clients_except(local->nc->name, ncs,
-                                     NET_CLIENT_DRIVER_NIC, MAX_QUEUE_NUM);
-    for (int i = 0; i < n; i++) {
-        TapLocal *other = tap_get_local(ncs[i]);
-
-        if (other && !other->waiting &&
+    QLIST_FOREACH(other, &tap_locals, next) {
+        if (!strcmp(other->nc->name, local->nc->name) && !other->waiting &&
             strcmp(other->ifname, local->ifname)) {
-            error_setg(errp, "it belongs to TAP '%s', queue %d to '%s'",
+            error_setg(errp, "it belongs to TAP '%s', queue %d to '%s': on the "
+                       "source, use queues of one TAP for this netdev",
                        local->ifname, other->index, other->ifname);
             return false;
         }
@@ -600,6 +692,14 @@ static int tap_local_post_load(void *opaque, int version_id)
 
 static bool tap_local_needed(void *opaque)
 {
+    TapLocal *local = opaque;
+    NetClientState *peer = local->nc->peer;
+
+    /* netdev_del ends the netdev, but its NIC goes on to use it */
+    if (peer && peer->info->type == NET_CLIENT_DRIVER_NIC &&
+        qemu_get_nic(peer)->peer_deleted) {
+        return false;
+    }
     /* A snapshot in an image outlives any file descriptor */
     return tap_local_active() && !runstate_check(RUN_STATE_SAVE_VM);
 }
@@ -611,11 +711,27 @@ static bool tap_local_kernel_state_needed(void *opaque)
     return local->ks.size;
 }
 
+/* QEMU itself would only say which field it is, and not whose */
+static bool tap_local_fits(TapLocal *local, const char *what, uint32_t size,
+                           uint32_t max)
+{
+    Error *err = NULL;
+
+    if (size && size <= max) {
+        return true;
+    }
+    error_setg(&err, "the stream holds %s of %u bytes, and there can be 1 to "
+               "%u: it is damaged, or from a newer QEMU", what, size, max);
+    tap_local_report(local, err);
+    return false;
+}
+
 static bool tap_local_kernel_state_fits(void *opaque, int version_id)
 {
     TapLocal *local = opaque;
 
-    return local->ks.size && local->ks.size <= TAP_KSTATE_MAX_SIZE;
+    return tap_local_fits(local, "a kernel state", local->ks.size,
+                          TAP_KSTATE_MAX_SIZE);
 }
 
 static const VMStateDescription vmstate_net_tap_kernel_state = {
@@ -651,7 +767,8 @@ static bool tap_local_received_fits(void *opaque, int version_id)
 {
     TapLocal *local = opaque;
 
-    return local->received.size && local->received.size <= NET_BUFSIZE;
+    return tap_local_fits(local, "a received packet", local->received.size,
+                          NET_BUFSIZE);
 }
 
 static const VMStateDescription vmstate_net_tap_received = {
@@ -689,30 +806,34 @@ static bool tap_local_sent_fits(void *opaque, int version_id)
 {
     TapLocal *local = opaque;
 
-    return local->sent.size && local->sent.size <= TAP_LOCAL_MAX_SENT;
+    return tap_local_fits(local, "packets to send", local->sent.size,
+                          TAP_LOCAL_MAX_SENT);
 }
 
 static bool tap_local_sent_valid(void *opaque, int version_id)
 {
     TapLocal *local = opaque;
-    uint32_t left = local->sent.size;
+    uint32_t left = local->sent.size, size = 0;
     const uint8_t *data = local->sent.data;
+    Error *err = NULL;
 
-    while (left) {
-        uint32_t size;
-
-        if (left < sizeof(size)) {
-            return false;
-        }
+    while (left >= sizeof(size)) {
         left -= sizeof(size);
         size = ldl_be_p(data);
         if (!size || size > NET_BUFSIZE || size > left) {
-            return false;
+            break;
         }
         left -= size;
         data += sizeof(size) + size;
+        if (!left) {
+            return true;
+        }
     }
-    return true;
+    error_setg(&err, "the stream holds packets to send whose lengths are not "
+               "those of the %u bytes that they have: it is damaged",
+               local->sent.size);
+    tap_local_report(local, err);
+    return false;
 }
 
 static const VMStateDescription vmstate_net_tap_sent = {
@@ -777,9 +898,24 @@ static int tap_local_outgoing_event(TapLocal *local, MigrationEvent *e,
                                    !tap_local_check_channel(local, errp))) {
             return -EINVAL;
         }
+        local->offered = false;
+        local->handed_over = false;
         break;
     case MIG_EVENT_PRECOPY_DONE:
-        local->handed_over = local->in_stream;
+        local->handed_over = local->in_stream && local->offered;
+        break;
+    case MIG_EVENT_PRECOPY_FAILED:
+        if (local->offered && !local->index) {
+            int ready, count = tap_local_count(local, &ready);
+
+            /* All that the channel tells is that the target is gone */
+            warn_report("netdev '%s': the migration failed with its %d "
+                        "queue(s) in the stream: if the target refused them, "
+                        "its log says why, and id=, queues=, vnet_hdr= and "
+                        "the NIC have to be the same there",
+                        local->nc->name, count);
+        }
+        local->offered = false;
         break;
     default:
         break;
@@ -809,6 +945,15 @@ TapLocal *tap_local_new(NetClientState *nc, const NetdevTapOptions *tap,
 
     if (!tap_local_supported(tap)) {
         return NULL;
+    }
+
+    QLIST_FOREACH(local, &tap_locals, next) {
+        if (!strcmp(local->nc->name, nc->name) && local->index == index) {
+            error_setg(errp, "netdev '%s': a NIC still uses a deleted netdev "
+                       "of this id: unplug the NIC first, or use another id",
+                       nc->name);
+            return NULL;
+        }
     }
 
     local = TAP_LOCAL(object_new(TYPE_TAP_LOCAL));
@@ -850,6 +995,7 @@ TapLocal *tap_local_new(NetClientState *nc, const NetdevTapOptions *tap,
                                        errp) < 0) {
         goto fail;
     }
+    QLIST_INSERT_HEAD(&tap_locals, local, next);
     local->vmstate = qemu_add_vm_change_state_handler(tap_local_vm_change,
                                                       local);
     local->vmstate_last =
@@ -871,6 +1017,7 @@ void tap_local_free(TapLocal *local)
     if (!local) {
         return;
     }
+    QLIST_REMOVE(local, next);
     vmstate_unregister(VMSTATE_IF(local), &vmstate_net_tap, local);
     qemu_del_vm_change_state_handler(local->vmstate);
     qemu_del_vm_change_state_handler(local->vmstate_last);

@@ -28,7 +28,7 @@ def counted(data):
     return struct.pack('>I', len(data)) + data
 
 
-def fields(using=False, enabled=True, hdr_len=12):
+def fields(using=False, enabled=True, hdr_len=10):
     return struct.pack('>c?????I', b' ', using, True, True, False, enabled,
                        hdr_len)
 
@@ -63,7 +63,8 @@ SEEDS = {
     'kernel-state-max': (2, TAP, fields() + kernel_state(KERNEL_STATE_MAX)),
     'all': (2, TAP, fields() + kernel_state() + RECEIVED + SENT),
     'tun': (0, TUN, fields()),
-    'two-queues': (0, TWO_QUEUES, fields()),
+    'two-queues': (USING_VNET_HDR, TWO_QUEUES, fields(using=True, hdr_len=12)),
+    'long-header': (0, TWO_QUEUES, fields(hdr_len=12)),
     'no-device': (0, NO_DEVICE, fields()),
     'null': (0, NULL, fields()),
     'two-fds': (0, TWICE, fields()),

@@ -81,11 +81,6 @@ static const TapLocalOps ops = {
     .transmit = transmit,
 };
 
-TapLocal *tap_get_local(NetClientState *nc)
-{
-    return rig.local;
-}
-
 /* The rest of QEMU */
 
 int vmstate_register_with_alias_id(VMStateIf *obj, uint32_t instance_id,
@@ -201,13 +196,14 @@ void qemu_flush_queued_packets(NetClientState *nc)
 {
 }
 
-int qemu_find_net_clients_except(const char *id, NetClientState **ncs,
-                                 NetClientDriver type, int max)
+NICState *qemu_get_nic(NetClientState *nc)
 {
-    if (max) {
-        ncs[0] = &client;
-    }
-    return 1;
+    g_assert_not_reached();
+}
+
+VHostNetState *get_vhost_net(NetClientState *nc)
+{
+    return rig.vhost;
 }
 
 /* What the tests call */
@@ -401,11 +397,13 @@ void tap_local_rig_fail(void)
     incoming->notify(incoming, &event, NULL);
 }
 
-void tap_local_rig_sent(void)
+void tap_local_rig_outgoing(MigrationEventType type)
 {
-    MigrationEvent event = { .type = MIG_EVENT_PRECOPY_DONE };
+    MigrationEvent event = { .type = type };
+    Error *err = NULL;
 
-    normal->notify(normal, &event, NULL);
+    normal->notify(normal, &event, &err);
+    g_assert_null(err);
 }
 
 void tap_local_rig_run(RunState runstate)

@@ -9,7 +9,9 @@
 #ifndef TESTS_UNIT_TAP_LOCAL_RIG_H
 #define TESTS_UNIT_TAP_LOCAL_RIG_H
 
+#include "migration/misc.h"
 #include "net/tap-local.h"
+#include "net/vhost_net.h"
 #include "system/runstate.h"
 
 /**
@@ -24,6 +26,7 @@
  * @value: and what was written last
  * @transmitted: packets that were written to the device, end to end
  * @blocked: the device takes no packet
+ * @vhost: of the queue, or NULL
  */
 typedef struct TapLocalRig {
     TapLocal *local;
@@ -35,6 +38,7 @@ typedef struct TapLocalRig {
     int value[TAP_SETTING__MAX];
     GByteArray *transmitted;
     bool blocked;
+    VHostNetState *vhost;
 } TapLocalRig;
 
 #define RIG_LOCAL           0x01    /* migration parameter local is set */
@@ -79,8 +83,8 @@ bool tap_local_rig_load_end(const void *data, size_t size, int fd, int count);
 /* Tell the queue that the incoming migration failed */
 void tap_local_rig_fail(void);
 
-/* Tell the queue that all of the stream is out */
-void tap_local_rig_sent(void);
+/* Tell the queue how far the outgoing migration is */
+void tap_local_rig_outgoing(MigrationEventType type);
 
 /* Start and stop the machine */
 void tap_local_rig_run(RunState runstate);

@@ -19,14 +19,15 @@
 #include "qemu/iov.h"
 #include "qemu/units.h"
 
-#define HDR_LEN 12
+#define HDR_LEN 10
+#define WIDE_HDR_LEN 12
 
 /* Offsets of the fields in the section */
 enum { FD, USING_VNET_HDR, HAS_UFO, HAS_USO, HAS_TUNNEL, ENABLED, LEN,
        FIELDS_SIZE = LEN + 4 };
 
 static Error *no_tap;           /* why there is none */
-static int tap, plain, tun;     /* plain: without a vnet header */
+static int tap, plain, wide, tun;   /* without and with a long vnet header */
 static int null;
 
 static const NetdevTapOptions options = {
@@ -304,8 +305,10 @@ static const Refusal refusals[] = {
     { "tunnel", HAS_TUNNEL, 1, &tap, 1, "UDP tunnels" },
     { "detached", ENABLED, 0, &tap, 1,
       "the queue is attached, and detached in the stream" },
-    { "vnet-hdr-len", LEN + 3, 10, &tap, 1,
-      "vnet header of 12 bytes, and of 10 bytes in the stream" },
+    { "vnet-hdr-len", LEN + 3, WIDE_HDR_LEN, &tap, 1,
+      "vnet header of 10 bytes, and of 12 bytes in the stream" },
+    { "vnet-hdr-too-long", LEN + 3, WIDE_HDR_LEN, &wide, 1,
+      "vnet header of 12 bytes, and with this NIC model there are at most 10" },
 };
 
 static void test_load_refused(const void *opaque)
@@ -541,17 +544,19 @@ static void test_packets_malformed(void)
         const char *name;
         const uint8_t *data;
         size_t size;
+        const char *error;      /* NULL: it is QEMU that refuses */
     } cases[] = {
-        { "net-tap/sent", zero, 0 },
-        { "net-tap/sent", zero, sizeof(zero) },
-        { "net-tap/sent", too_long, sizeof(too_long) },
-        { "net-tap/sent", no_length, sizeof(no_length) },
-        { "net-tap/received", zero, 0 },
-        { "net-tap/received", huge, HDR_LEN },
-        { "net-tap/received", huge, sizeof(huge) },
-        { "net-tap/kernel-state", zero, 0 },
-        { "net-tap/kernel-state", huge, TAP_KSTATE_MAX_SIZE + 1 },
-        { "net-tap/nobody-knows", zero, 1 },
+        { "net-tap/sent", zero, 0, "packets to send of 0 bytes" },
+        { "net-tap/sent", zero, sizeof(zero), "the 4 bytes that they have" },
+        { "net-tap/sent", too_long, sizeof(too_long), "the 5 bytes that" },
+        { "net-tap/sent", no_length, sizeof(no_length), "the 7 bytes that" },
+        { "net-tap/received", zero, 0, "received packet of 0 bytes" },
+        { "net-tap/received", huge, HDR_LEN + 13, "packet of 23 bytes" },
+        { "net-tap/received", huge, sizeof(huge), "packet of 69633 bytes" },
+        { "net-tap/kernel-state", zero, 0, "kernel state of 0 bytes" },
+        { "net-tap/kernel-state", huge, TAP_KSTATE_MAX_SIZE + 1,
+          "kernel state of 4097 bytes" },
+        { "net-tap/nobody-knows", zero, 1, NULL },
     };
     int fd;
 
@@ -567,10 +572,43 @@ static void test_packets_malformed(void)
         append_subsection(data, cases[i].name, cases[i].data, cases[i].size);
         new_target(&options);
         g_assert_false(tap_local_rig_load(data->data, data->len, tap, 1));
+        if (cases[i].error) {
+            assert_contains(rig.error, "netdev 'net0' queue 0: ");
+            assert_contains(rig.error, cases[i].error);
+        }
         tap_local_rig_fail();
         g_assert_cmpint(rig.queue.fd, <, 0);
         tap_local_rig_free();
         g_assert_cmpint(tap_local_rig_next_fd(), ==, fd);
+    }
+}
+
+/* It takes packets from the kernel only */
+static void test_packets_for_vhost(void)
+{
+    static const char *const names[] = { "net-tap/received", "net-tap/sent" };
+    static const uint8_t packets[] = { [3] = 60, [63] = 0 };
+
+    if (!need_tap()) {
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        g_autoptr(GByteArray) data = g_byte_array_new();
+
+        g_byte_array_set_size(data, FIELDS_SIZE);
+        make_fields(data->data);
+        append_subsection(data, names[i], packets, sizeof(packets));
+        new_target(&options);
+        rig.vhost = (VHostNetState *)&rig;
+        g_assert_false(tap_local_rig_load(data->data, data->len, tap, 1));
+        assert_contains(rig.error, "use vhost=off");
+        tap_local_rig_fail();
+        g_clear_pointer(&rig.error, g_free);
+        g_assert_true(tap_local_rig_load(data->data, FIELDS_SIZE, tap, 1));
+        rig.vhost = NULL;
+        tap_local_rig_fail();
+        g_assert_true(tap_local_rig_load(data->data, data->len, tap, 1));
+        tap_local_rig_free();
     }
 }
 
@@ -614,13 +652,14 @@ static void test_source_resumes(void)
     tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
     g_byte_array_free(tap_local_rig_save(&fd), true);
     g_assert_true(tap_local_owns_device(rig.local));
-    tap_local_rig_sent();
+    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_DONE);
     g_assert_false(tap_local_owns_device(rig.local));
     g_assert_false(tap_local_may_read(rig.local));
 
     g_assert_true(tap_local_defer(rig.local, TAP_SETTING_ENABLED, 1));
     g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 8));
-    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 10));
+    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 12));
+    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_STEERING, -1));
     g_unix_set_fd_nonblocking(fd, false, NULL);
     tap_local_rig_run(RUN_STATE_RUNNING);
 
@@ -629,8 +668,78 @@ static void test_source_resumes(void)
     g_assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
     g_assert_cmpuint(rig.applied[TAP_SETTING_ENABLED], ==, 0);
     g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_HDR_LEN], ==, 1);
-    g_assert_cmpint(rig.value[TAP_SETTING_VNET_HDR_LEN], ==, 10);
+    g_assert_cmpint(rig.value[TAP_SETTING_VNET_HDR_LEN], ==, 12);
+    g_assert_cmpuint(rig.applied[TAP_SETTING_STEERING], ==, 1);
     close(fd);
+    tap_local_rig_free();
+}
+
+/* What is put off is not so yet: the next target is told what is */
+static void test_put_off_and_saved(void)
+{
+    g_autoptr(GByteArray) data = NULL;
+    uint8_t fields[FIELDS_SIZE];
+    int fd;
+
+    if (!need_tap()) {
+        return;
+    }
+    make_fields(fields);
+    new_source(&options);
+    tap_local_rig_run(RUN_STATE_PAUSED);
+    g_byte_array_free(tap_local_rig_save(&fd), true);
+    close(fd);
+    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_FAILED);
+
+    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_ENABLED, 0));
+    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 12));
+    rig.queue.enabled = false;
+    rig.queue.host_vnet_hdr_len = 12;
+    data = tap_local_rig_save(&fd);
+    g_assert_cmpmem(data->data, data->len, fields, sizeof(fields));
+    close(fd);
+    tap_local_rig_run(RUN_STATE_RUNNING);
+    g_assert_cmpuint(rig.applied[TAP_SETTING_ENABLED], ==, 1);
+    g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_HDR_LEN], ==, 1);
+    tap_local_rig_free();
+}
+
+/* Who runs downscript */
+static void test_owner(void)
+{
+    int fd;
+
+    if (!need_tap()) {
+        return;
+    }
+    new_source(&options);
+    g_assert_true(tap_local_owns_device(rig.local));
+    tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
+    g_byte_array_free(tap_local_rig_save(&fd), true);
+    close(fd);
+    g_assert_true(tap_local_owns_device(rig.local));
+
+    /* Complete, but we have not been told yet */
+    rig.runstate = RUN_STATE_POSTMIGRATE;
+    g_assert_false(tap_local_owns_device(rig.local));
+    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_DONE);
+    g_assert_false(tap_local_owns_device(rig.local));
+
+    /* Another one, in which the TAP is not */
+    rig.mode = 0;
+    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_SETUP);
+    g_assert_true(tap_local_owns_device(rig.local));
+    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_DONE);
+    g_assert_true(tap_local_owns_device(rig.local));
+
+    /* And one that fails */
+    rig.mode = RIG_LOCAL;
+    rig.runstate = RUN_STATE_FINISH_MIGRATE;
+    g_byte_array_free(tap_local_rig_save(&fd), true);
+    close(fd);
+    rig.runstate = RUN_STATE_POSTMIGRATE;
+    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_FAILED);
+    g_assert_true(tap_local_owns_device(rig.local));
     tap_local_rig_free();
 }
 
@@ -644,15 +753,37 @@ static void test_target_settings(void)
     }
     make_fields(fields);
     new_target(&options);
-    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 10));
+    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 12));
     g_assert_true(tap_local_defer(rig.local, TAP_SETTING_SNDBUF, 4711));
     g_assert_true(tap_local_rig_load(fields, sizeof(fields), tap, 1));
     g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_LE, 0));
+    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_STEERING, -1));
     tap_local_rig_run(RUN_STATE_RUNNING);
     g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_HDR_LEN], ==, 0);
     g_assert_cmpuint(rig.applied[TAP_SETTING_SNDBUF], ==, 1);
     g_assert_cmpint(rig.value[TAP_SETTING_SNDBUF], ==, 4711);
     g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_LE], ==, 0);
+    /* Somebody else's program stays */
+    g_assert_cmpuint(rig.applied[TAP_SETTING_STEERING], ==, 0);
+    tap_local_rig_free();
+}
+
+/* A guest can offer what is no packet, and no target would accept */
+static void test_no_packet(void)
+{
+    static uint8_t data[NET_BUFSIZE + 1];
+    struct iovec iov = { data, 0 };
+
+    if (!need_tap()) {
+        return;
+    }
+    new_source(&options);
+    tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
+    g_assert_true(tap_local_keep_sent(rig.local, &iov, 1));
+    iov.iov_len = sizeof(data);
+    g_assert_true(tap_local_keep_sent(rig.local, &iov, 1));
+    tap_local_rig_run(RUN_STATE_RUNNING);
+    g_assert_cmpuint(rig.transmitted->len, ==, 0);
     tap_local_rig_free();
 }
 
@@ -680,7 +811,7 @@ static void test_too_many_sent(void)
 
 int main(int argc, char **argv)
 {
-    int hdr_len = HDR_LEN;
+    int hdr_len = WIDE_HDR_LEN;
 
     /* What it says of refusals is in the way of the results */
     g_setenv("QTEST_SILENT_ERRORS", "1", true);
@@ -692,8 +823,9 @@ int main(int argc, char **argv)
         plain = tap_local_rig_open_tun("tap1", IFF_TAP | IFF_NO_PI);
         tun = tap_local_rig_open_tun("tun0", IFF_TUN | IFF_NO_PI |
                                      IFF_VNET_HDR);
-        g_assert(!ioctl(tap, TUNSETVNETHDRSZ, &hdr_len));
-        g_assert(!ioctl(tun, TUNSETVNETHDRSZ, &hdr_len));
+        wide = tap_local_rig_open_tun("tap2", IFF_TAP | IFF_NO_PI |
+                                      IFF_VNET_HDR);
+        g_assert(!ioctl(wide, TUNSETVNETHDRSZ, &hdr_len));
     }
     rig.mode = RIG_LOCAL;
 
@@ -718,7 +850,11 @@ int main(int argc, char **argv)
     g_test_add_func("/tap-local/load/truncated", test_truncated);
     g_test_add_func("/tap-local/packets", test_packets);
     g_test_add_func("/tap-local/packets/malformed", test_packets_malformed);
+    g_test_add_func("/tap-local/packets/for-vhost", test_packets_for_vhost);
     g_test_add_func("/tap-local/packets/too-many", test_too_many_sent);
+    g_test_add_func("/tap-local/packets/none", test_no_packet);
+    g_test_add_func("/tap-local/put-off-and-saved", test_put_off_and_saved);
+    g_test_add_func("/tap-local/owner", test_owner);
     g_test_add_func("/tap-local/source-resumes", test_source_resumes);
     g_test_add_func("/tap-local/target-settings", test_target_settings);
     return g_test_run();

@@ -20,7 +20,7 @@ from qemu_test import QemuSystemTest, skipIfMissingCommands, which
 import tap_local_queue as tap
 from tap_local_proxy import FIELDS, FdProxy
 from tap_local_test import (LOCAL, NIC, QUEUES, TapLocalTest, Trace, link_up,
-                            send_packet, source_netdev, target_netdev)
+                            nic, send_packet, source_netdev, target_netdev)
 
 
 class TapLocal(TapLocalTest):
@@ -490,6 +490,40 @@ class TapLocal(TapLocalTest):
         self.assert_not_begun(source, states,
                               self.qmp_error(source, 'migrate', uri=uri),
                               '(?i)postcopy', "'local'")
+
+    def test_background_snapshot(self):
+        """Device state goes to a buffer first, which can hold no fd"""
+        source = self.source()
+        caps = [{'capability': 'x-ignore-shared', 'state': False},
+                {'capability': 'background-snapshot', 'state': True}]
+        response = source.qmp('migrate-set-capabilities', capabilities=caps)
+        if 'error' in response:
+            self.skipTest(response['error']['desc'])
+        states = self.states(source)
+        uri = f'unix:{self.socket_path()}'
+        self.assert_not_begun(source, states,
+                              self.qmp_error(source, 'migrate', uri=uri),
+                              '(?i)background snapshot', "'local'")
+
+    def test_cpr_reboot(self):
+        """A mode for a host that is not the same afterwards"""
+        source = self.source()
+        source.cmd('migrate-set-parameters', mode='cpr-reboot')
+        states = self.states(source)
+        uri = f'unix:{self.socket_path()}'
+        self.assert_not_begun(source, states,
+                              self.qmp_error(source, 'migrate', uri=uri),
+                              'cpr-reboot', "'local'", 'use normal')
+
+    def test_source_told_that_something_is_missing(self):
+        """This NIC model would take a backend that did not come"""
+        source = self.source(source_netdev(1, more=''), nic=nic(0, 1, 'e1000'),
+                             capabilities=['return-path'])
+        target = self.target(target_netdev(1), nic=nic(0, 1, 'e1000'),
+                             capabilities=['return-path'])
+        self.assert_refused(source, target, "netdev 'net0' queue 0",
+                            f'0 of the 1 queues: on the source.*{LOCAL}')
+        self.assertEqual(source.cmd('query-migrate')['status'], 'failed')
 
     def test_source_without_option(self):
         """Only netdevs with it are handed over, and the target waits for it"""

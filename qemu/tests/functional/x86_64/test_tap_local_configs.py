@@ -172,8 +172,10 @@ class TapLocalConfigs(TapLocalTest):
 
     def do_queues_differ(self, here, there, *patterns):
         """The target stays, and query-migrate has the reason"""
-        source = self.source(source_netdev(here), nic=nic(0, here))
-        target = self.target(target_netdev(there), nic=nic(0, there))
+        source = self.source(source_netdev(here), nic=nic(0, here),
+                             capabilities=['return-path'])
+        target = self.target(target_netdev(there), nic=nic(0, there),
+                             capabilities=['return-path'])
         states = self.states(source)
         path = self.socket_path()
         target.cmd('migrate-incoming', {'uri': f'unix:{path}',
@@ -187,13 +189,18 @@ class TapLocalConfigs(TapLocalTest):
         self.assertNotIn(tap.TUN, self.open_files(target))
         self.quit(target)
         self.assertEqual(self.states(source), states)
+        self.assertEqual(source.cmd('query-migrate')['status'], 'failed')
+        self.quit(source)
+        self.assertRegex(source.get_log(), rf"netdev 'net0'.*its {here} queue.*"
+                         'the target refused them.*queues=')
 
     def test_more_queues_on_source(self):
         self.do_queues_differ(4, 2, 'net0', 'queues=')
 
     def test_more_queues_on_target(self):
         self.do_queues_differ(2, 4, "netdev 'net0' queue 2",
-                              'on the source.*queues=')
+                              'has 2 of the 4 queues',
+                              'on the source.*queues=4')
 
     # Where the source's file descriptors come from
 
@@ -382,6 +389,30 @@ class TapLocalConfigs(TapLocalTest):
         self.unplug(vm, guest=True)
         self.assertNotIn(tap.TUN, self.open_files(vm))
         self.assertEqual(self.status(vm), 'running')
+
+    def test_id_used_again(self):
+        """A netdev that is deleted goes on to serve its NIC"""
+        device = nic(0, 1, 'e1000')
+        vm = self.source(source_netdev(1), nic=device)
+        vm.cmd('netdev_del', id='net0')
+        self.assertRegex(
+            self.qmp_error(vm, 'netdev_add', **{
+                **self.NETDEV_ADD, 'queues': 1, 'ifname': 'tap1',
+                'script': 'no', 'downscript': 'no'}),
+            "netdev 'net0'.*unplug the NIC first")
+        # It is nobody's to hand over
+        del device['netdev']
+        target = self.target(None, '-device', json.dumps(device))
+        self.hand_over(vm, target)
+        self.quit(target)
+        self.cont(vm)
+        vm.cmd('device_del', id='nic0')
+        vm.cmd('system_reset')
+        self.assertIsNotNone(vm.event_wait(
+            'DEVICE_DELETED', timeout=self.timeout,
+            match={'data': {'device': 'nic0'}}))
+        self.plug(vm)
+        self.to_and_fro(vm, self.plug_target)
 
     def test_netdev_del_of_source(self):
         """After the hand-over it is not the source's any more"""
@@ -975,6 +1006,35 @@ class TapLocalConfigs(TapLocalTest):
             self.assertEqual(self.attached(target), expected)
             shell = self.shell(path)
             vm = target
+
+    def test_guest_reset_while_held(self):
+        """
+        What a reset sets on the TAP is put off, as it may be the target's
+
+        It is neither what the next target compares with, nor a change that a
+        source that goes on would have to take back.
+        """
+        vm, agent, _ = self.boot(source_netdev())
+        vm.cmd('stop')
+        states = self.states(vm)
+        target = self.guest_target(target_netdev(
+            more='vnet_hdr=off,incoming-fds=on'))
+        self.migrate(vm, target)
+        self.assert_fails(target, "netdev 'net0' queue 0", 'vnet_hdr')
+        self.wait_migration(vm)
+        vm.cmd('system_reset')
+        self.assertIsNotNone(vm.event_wait('RESET', timeout=self.timeout))
+        self.assertEqual(self.states(vm), states)
+        target = self.guest_target(target_netdev())
+        self.migrate(vm, target)
+        self.assertEqual(self.wait_migration(target)['status'], 'completed')
+        self.assertEqual(self.states(target), states)
+        self.quit(target)
+        self.wait_status(vm, 'postmigrate')
+        self.cont(vm)
+        agent.wait(self.timeout)
+        self.to_and_fro(vm, lambda: self.guest_target(target_netdev()), agent)
+        self.assertNotIn('restoring what changed', vm.get_log())
 
     def test_guest_offloads(self):
         vm, agent, shell = self.boot(source_netdev(), shell=True)
