@@ -515,7 +515,7 @@ class TapLocal(TapLocalTest):
                               self.qmp_error(source, 'migrate', uri=uri),
                               'cpr-reboot', "'local'", 'use normal')
 
-    def test_source_told_that_something_is_missing(self):
+    def test_source_told_of_what_is_missing(self):
         """This NIC model would take a backend that did not come"""
         source = self.source(source_netdev(1, more=''), nic=nic(0, 1, 'e1000'),
                              capabilities=['return-path'])
