@@ -18,8 +18,8 @@ demo: lab ## live-update a guest twice under traffic and check that nothing is l
 test: lab lab-kernels qemu-stock selftests ## every test, in the lab; one line of numbers at the end
 	lab/test
 
-test-all-kernels: lab lab-kernels selftests ## the kernel selftests, on each of the three kernels
-	lab/test selftests kernels
+test-all-kernels: lab lab-kernels selftests ## the kernel selftests and the hand-over, on each of the three kernels
+	lab/test selftests kernels functional functional_kernels
 
 test-full: test ## and all that takes longer, but for soak, test-debug and the other kernels
 	lab/test full
@@ -32,7 +32,7 @@ test-qemu-10.2: lab ## the tests of the hand-over, with QEMU 10.2
 	QEMU_BASE=10.2 lab/build-qemu stock
 	QEMU_BASE=10.2 lab/build-qemu ours
 	QEMU_BASE=10.2 lab/series qemu
-	QEMU_BASE=10.2 lab/test functional functional_netns hand_over
+	QEMU_BASE=10.2 lab/test functional functional_netns hand_over full
 
 test-debug: lab-debug selftests ## the kernel selftests and more, with KASAN, lockdep, kmemleak, KCSAN
 	lab/test debug kcsan
