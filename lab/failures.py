@@ -365,7 +365,10 @@ def main():
             if objects:
                 checks["nothing is left in the kernel"] = list(
                     kernel_problems(objects, kernel_objects()))
-            checks["no packet is missing"] = rig.finish()
+            try:
+                checks["no packet is missing"] = rig.finish()
+            except ERRORS as error:
+                checks["no packet is missing"] = [str(error)]
             for text, problems in checks.items():
                 for problem in problems:
                     print("# " + problem)
