@@ -74,8 +74,9 @@ lab-debug: lab ## kernels that find their own faults: lab/run --kernel debug|kcs
 series: sources ## mailable patch series for Linux and QEMU, in build/series
 	lab/series
 
-series-check: lab ## apply the kernel series patch by patch; build and test each step
+series-check: lab qemu-stock ## apply both series patch by patch; build each step, and test the kernel's
 	lab/series-check
+	lab/series-check-qemu
 
 clean: ## remove build/; downloads and ccache stay
 	lab/clean
