@@ -27,7 +27,6 @@
 #include "migration/qemu-file.h"
 #include "migration/vmstate.h"
 #include "net/eth.h"
-#include "net/vhost_net.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
@@ -205,6 +204,18 @@ bool tap_local_check_ready(const TapLocal *local, Error **errp)
                    "the source, use local-migration-supported=on and "
                    "queues=%d, and set migration parameter 'local'",
                    local->nc->name, local->index, ready, count, count);
+        return false;
+    }
+    return true;
+}
+
+bool tap_local_check_none_kept(const TapLocal *local, Error **errp)
+{
+    if (local && (local->received.size || local->sent.size)) {
+        error_setg(errp, "netdev '%s' queue %d: a packet came with the "
+                   "migration stream, which vhost cannot deliver: try again "
+                   "when the guest is less busy, or use vhost=off as on the "
+                   "source", local->nc->name, local->index);
         return false;
     }
     return true;
@@ -526,13 +537,6 @@ static bool tap_local_check_claims(TapLocal *local, Error **errp)
                    "which is less than a vnet header of %u bytes and an "
                    "Ethernet header: it is damaged, try again",
                    local->received.size, queue->host_vnet_hdr_len);
-        return false;
-    }
-    if ((local->received.size || local->sent.size) &&
-        get_vhost_net(local->nc)) {
-        error_setg(errp, "a packet waits in the stream, which vhost cannot "
-                   "deliver: try again when the guest is less busy, or use "
-                   "vhost=off as on the source");
         return false;
     }
     if (here.using_vnet_hdr != queue->using_vnet_hdr) {

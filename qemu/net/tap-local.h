@@ -209,6 +209,17 @@ bool tap_local_owns_device(const TapLocal *local);
  */
 bool tap_local_check_ready(const TapLocal *local, Error **errp);
 
+/**
+ * tap_local_check_none_kept: whether no packet waits, on either way
+ *
+ * For a queue that vhost is to serve. It takes packets from the kernel only, and
+ * what came with the stream would be delivered after all others, if ever.
+ *
+ * @local: NULL for a TAP that cannot be handed over
+ * @errp: set when one does
+ */
+bool tap_local_check_none_kept(const TapLocal *local, Error **errp);
+
 /* Provided by the TAP backend: NULL for a TAP that cannot be handed over */
 TapLocal *tap_get_local(NetClientState *nc);
 

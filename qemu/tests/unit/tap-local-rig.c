@@ -201,11 +201,6 @@ NICState *qemu_get_nic(NetClientState *nc)
     g_assert_not_reached();
 }
 
-VHostNetState *get_vhost_net(NetClientState *nc)
-{
-    return rig.vhost;
-}
-
 /* What the tests call */
 
 bool tap_local_rig_init(Error **errp)

@@ -11,7 +11,6 @@
 
 #include "migration/misc.h"
 #include "net/tap-local.h"
-#include "net/vhost_net.h"
 #include "system/runstate.h"
 
 /**
@@ -26,7 +25,6 @@
  * @value: and what was written last
  * @transmitted: packets that were written to the device, end to end
  * @blocked: the device takes no packet
- * @vhost: of the queue, or NULL
  */
 typedef struct TapLocalRig {
     TapLocal *local;
@@ -38,7 +36,6 @@ typedef struct TapLocalRig {
     int value[TAP_SETTING__MAX];
     GByteArray *transmitted;
     bool blocked;
-    VHostNetState *vhost;
 } TapLocalRig;
 
 #define RIG_LOCAL           0x01    /* migration parameter local is set */

@@ -8,13 +8,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import os
+import struct
 
 from qemu_test import QemuSystemTest, skipIfMissingCommands
 
+from tap_local_proxy import FIELDS_SIZE
 from tap_local_test import (LOCAL, QUEUES, TapLocalTest, Trace, nic,
                             source_netdev, target_netdev)
 
 VHOST_NET = '/dev/vhost-net'
+
+
+def add_received(stream):
+    """A packet that the source has read and the guest has not got"""
+    name = b'net-tap/received'
+    last = QUEUES - 1
+    state = stream.kernel_state(last)
+    end = sum(state) if state else stream.marks[last] + 1 + FIELDS_SIZE
+    stream.data[end:end] = (bytes([5, len(name)]) + name +
+                            struct.pack('>II', 1, 72) + bytes(72))
 
 
 class TapLocalHost(TapLocalTest):
@@ -97,6 +109,30 @@ class TapLocalHost(TapLocalTest):
     def test_vhost_of_target(self):
         """The source does without"""
         self.do_vhost('vhost=off', 'vhost=on')
+
+    def test_vhost_of_target_and_packet(self):
+        """What the source read itself vhost does not know of"""
+        self.require_vhost()
+
+        def target(*args):
+            return self.target(target_netdev(more='incoming-fds=on,vhost=on'),
+                               *args)
+
+        vm, agent, _ = self.boot(source_netdev(more=f'{LOCAL},vhost=off'))
+        self.assert_refused(vm, target(*self.guest_args()[1]),
+                            f"netdev 'net0' queue {QUEUES - 1}: a packet came "
+                            'with the migration stream', 'vhost=off',
+                            proxy=(QUEUES, add_received))
+        self.assert_answers(agent)
+        vm = self.to_and_fro(vm, lambda: target(*self.guest_args()[1]), agent)
+        self.quit(vm)
+
+        # Nobody uses the NIC: vhost does not start with the VM
+        vm, other = self.source(), target()
+        self.migrate(vm, other, (QUEUES, add_received))
+        self.wait_hand_over(vm, other)
+        self.quit(vm)
+        self.cont(other)
 
     @skipIfMissingCommands('strace')
     def test_vhost_leaves_tap_alone(self):
