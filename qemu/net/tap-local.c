@@ -412,6 +412,8 @@ static void tap_local_get_actual(TapLocal *local)
 
 static bool tap_local_save(TapLocal *local, Error **errp)
 {
+    TapLocal *other;
+
     if (!tap_local_check_ready(local, errp)) {
         return false;
     }
@@ -432,6 +434,19 @@ static bool tap_local_save(TapLocal *local, Error **errp)
     local->held = true;
     local->in_stream = true;
     local->offered = true;
+
+    /*
+     * What the NIC model sets for one queue may be the device's. The others do
+     * not come into the stream if the migration fails now.
+     */
+    QLIST_FOREACH(other, &tap_locals, next) {
+        if (!other->held && !strcmp(other->nc->name, local->nc->name)) {
+            other->ops->get_queue(other->nc, &other->queue);
+            other->ks.size = 0;
+            other->held = true;
+            other->in_stream = true;
+        }
+    }
     return true;
 }
 
