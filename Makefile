@@ -18,7 +18,7 @@ demo: lab ## live-update a guest twice under traffic and check that nothing is l
 test: lab lab-kernels qemu-stock selftests ## every test, in the lab; one line of numbers at the end
 	lab/test
 
-test-all-kernels: lab lab-kernels selftests ## the kernel selftests and the hand-over, on each of the three kernels
+test-all-kernels: lab lab-kernels selftests ## kernel selftests and basic tests of the hand-over, on each of three kernels
 	lab/test selftests kernels functional functional_kernels
 
 test-full: test ## and all that takes longer, but for soak, test-debug and the other kernels

@@ -109,7 +109,7 @@ class Failure:
         if target.process.poll() is None:
             until(lambda: migrate_status(target) == "failed",
                   "the target failed")
-            reason = target.cmd("query-migrate").get("error-desc", "none")
+            reason = target.cmd("query-migrate").get("error-desc", "")
             if not re.search(self.reason, reason):
                 raise RigError(f"the target's reason is: {reason}")
             if count := tap_fds(target):
