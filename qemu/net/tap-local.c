@@ -68,7 +68,7 @@ struct TapLocal {
     bool waiting;           /* the fd is to come with the stream */
     bool held;              /* the device is not ours to read or change */
     bool in_stream;         /* held because the fd is in an outgoing stream */
-    bool offered;           /* the fd was in it, whatever became of it */
+    bool offered;           /* by the migration that is under way */
     bool handed_over;       /* and that stream is complete */
     bool started;           /* the NIC and its vhost are */
 
@@ -315,7 +315,7 @@ bool tap_local_keep_sent(TapLocal *local, const struct iovec *iov, int iovcnt)
         return false;
     }
     if (!size || size > NET_BUFSIZE) {
-        /* No packet: the device would refuse it */
+        /* No frame that a NIC would send, and no target would accept it */
         return true;
     }
 
@@ -907,32 +907,42 @@ static bool tap_local_check_channel(const TapLocal *local, Error **errp)
     return true;
 }
 
+/* All that the channel tells is that the target is gone */
+static void tap_local_explain_failure(const TapLocal *local)
+{
+    int ready, count = tap_local_count(local, &ready);
+
+    if (!local->index &&
+        migrate_get_current()->state != MIGRATION_STATUS_CANCELLED) {
+        warn_report("netdev '%s': the migration failed with its %d queue(s) in "
+                    "the stream: if the target refused them, its log says why, "
+                    "and id=, queues=, vnet_hdr= and the NIC have to be the "
+                    "same there", local->nc->name, count);
+    }
+}
+
 static int tap_local_outgoing_event(TapLocal *local, MigrationEvent *e,
                                     Error **errp)
 {
     switch (e->type) {
     case MIG_EVENT_PRECOPY_SETUP:
+        local->offered = false;
         /* Refuse what cannot work before anything is sent */
         if (tap_local_active() && (!tap_local_check_ready(local, errp) ||
                                    !tap_local_check_channel(local, errp))) {
             return -EINVAL;
         }
-        local->offered = false;
-        local->handed_over = false;
         break;
     case MIG_EVENT_PRECOPY_DONE:
-        local->handed_over = local->in_stream && local->offered;
+        if (local->offered && local->in_stream) {
+            local->handed_over = true;
+        }
+        local->offered = false;
         break;
     case MIG_EVENT_PRECOPY_FAILED:
-        if (local->offered && !local->index) {
-            int ready, count = tap_local_count(local, &ready);
-
-            /* All that the channel tells is that the target is gone */
-            warn_report("netdev '%s': the migration failed with its %d "
-                        "queue(s) in the stream: if the target refused them, "
-                        "its log says why, and id=, queues=, vnet_hdr= and "
-                        "the NIC have to be the same there",
-                        local->nc->name, count);
+        if (local->offered) {
+            local->handed_over = false;
+            tap_local_explain_failure(local);
         }
         local->offered = false;
         break;

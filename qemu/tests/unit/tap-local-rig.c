@@ -159,7 +159,9 @@ void migration_report_error(Error *err)
 
 MigrationState *migrate_get_current(void)
 {
-    g_assert_not_reached();
+    static MigrationState state = { .state = MIGRATION_STATUS_FAILED };
+
+    return &state;
 }
 
 bool migrate_local(void)

@@ -728,14 +728,17 @@ static void test_owner(void)
     tap_local_rig_outgoing(MIG_EVENT_PRECOPY_DONE);
     g_assert_false(tap_local_owns_device(rig.local));
 
-    /* Another one, in which the TAP is not */
+    /* Another one, in which the TAP is not, whoever has it by now */
     rig.mode = 0;
-    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_SETUP);
-    g_assert_true(tap_local_owns_device(rig.local));
-    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_DONE);
-    g_assert_true(tap_local_owns_device(rig.local));
+    for (int done = 0; done < 2; done++) {
+        tap_local_rig_outgoing(MIG_EVENT_PRECOPY_SETUP);
+        g_assert_false(tap_local_owns_device(rig.local));
+        tap_local_rig_outgoing(done ? MIG_EVENT_PRECOPY_DONE :
+                                      MIG_EVENT_PRECOPY_FAILED);
+        g_assert_false(tap_local_owns_device(rig.local));
+    }
 
-    /* And one that fails */
+    /* One in which it is, and that fails */
     rig.mode = RIG_LOCAL;
     rig.runstate = RUN_STATE_FINISH_MIGRATE;
     g_byte_array_free(tap_local_rig_save(&fd), true);
@@ -743,6 +746,13 @@ static void test_owner(void)
     rig.runstate = RUN_STATE_POSTMIGRATE;
     tap_local_rig_outgoing(MIG_EVENT_PRECOPY_FAILED);
     g_assert_true(tap_local_owns_device(rig.local));
+
+    /* And then one that does not take it along */
+    rig.mode = 0;
+    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_SETUP);
+    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_DONE);
+    g_assert_true(tap_local_owns_device(rig.local));
+    rig.mode = RIG_LOCAL;
     tap_local_rig_free();
 }
 

@@ -311,9 +311,13 @@ class TapLocal(TapLocalTest):
                 self.assertTrue(queue.nonblocking())
         self.assertEqual(self.states(source), states)
 
+        # No target could have refused what was not sent
+        source.cmd('migrate', uri=f'unix:{self.socket_path()}')
+        self.assertEqual(self.wait_migration(source)['status'], 'failed')
         target = self.target()
         self.hand_over(source, target)
         self.quit(source)
+        self.assertNotIn('the migration failed with', source.get_log())
         self.cont(target)
         self.assertEqual(self.states(target), states)
 
