@@ -453,14 +453,17 @@ class Traffic:
     def finish(self, timeout=120, patience=5):
         """Stop at the same number of packets each way, let everything arrive,
         and return the Report. What is missing when nothing came for as many
-        seconds as patience is lost."""
+        seconds as patience is lost. A side that is slow has time, as long as it
+        sends something in timeout seconds."""
         count = self._agree_on_count()
-        deadline = time.monotonic() + timeout
         before, since = None, time.monotonic()
+        sending, deadline = None, 0
         while True:
             status = self.agent.ask("status")
             self.progress()
             now = time.monotonic()
+            if (status["sent"], self.sent) != sending:
+                sending, deadline = (status["sent"], self.sent), now + timeout
             state = (status["received"], status["sent"], self.sent,
                      self.counter.received, self.ping.counter.received)
             if state != before:
@@ -474,8 +477,8 @@ class Traffic:
                 break
             if now > deadline:
                 raise TrafficError(
-                    f"no end after {timeout} s: sent {self.sent} and "
-                    f"{status['sent']} of {count}")
+                    f"no end: in {timeout} s no more was sent than "
+                    f"{self.sent} and {status['sent']} of {count}")
             time.sleep(0.1)
 
         os.write(self.stopped, b"x")
