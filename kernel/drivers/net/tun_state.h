@@ -14,64 +14,13 @@
 #include <linux/if_tun_state.h>
 #include <linux/sort.h>
 
-/* Differences between kernel versions */
-
-/* tun_permitted() and the flag came with the same version */
-#ifdef IFF_BACKPRESSURE
-#define tun_state_permitted(tun) tun_permitted(tun)
-#else
-#define tun_state_permitted(tun) (!tun_not_capable(tun))
-#endif
-
-#ifdef TUN_F_USO4
-#define TUN_STATE_F_USO		(TUN_F_USO4 | TUN_F_USO6)
-#define TUN_STATE_NETIF_F_USO	NETIF_F_GSO_UDP_L4
-#else
-#define TUN_STATE_F_USO		0
-#define TUN_STATE_NETIF_F_USO	0
-#endif
-
-#ifdef TUN_F_UDP_TUNNEL_GSO
-#define TUN_STATE_F_TNL		TUN_F_UDP_TUNNEL_GSO
-#define TUN_STATE_F_TNL_CSUM	TUN_F_UDP_TUNNEL_GSO_CSUM
-#else
-#define TUN_STATE_F_TNL		0
-#define TUN_STATE_F_TNL_CSUM	0
-#endif
-
-/* With IFF_BACKPRESSURE a full ring stops its transmit queue, and reading the
- * ring wakes it. When a ring gets another one, or the flag goes, one may be left
- * stopped that nobody will wake; a packet that is on its way may still stop it.
- */
-#ifdef IFF_BACKPRESSURE
-#define TUN_STATE_IFF_BACKPRESSURE	IFF_BACKPRESSURE
-static void tun_state_wake_queues(struct tun_struct *tun)
-{
-	int i;
-
-	synchronize_net();
-	for (i = 0; i < tun->numqueues; i++)
-		tun_force_wake_queue(tun, rtnl_dereference(tun->tfiles[i]));
-}
-#else
-#define TUN_STATE_IFF_BACKPRESSURE	0
-static void tun_state_wake_queues(struct tun_struct *tun)
-{
-}
-#endif
-
-/* Everything else */
+#include "tun_state_compat.h"
 
 #define TUN_STATE_HEADER_SIZE	offsetof(struct tun_state, identity)
 
 /* What TUNGETIFF reports of the device */
 #define TUN_STATE_IFF		(TUN_FEATURES | IFF_PERSIST | IFF_TUN | IFF_TAP)
 #define TUN_STATE_IFF_FIXED	(IFF_TUN | IFF_TAP | IFF_MULTI_QUEUE)
-
-#define TUN_STATE_F_TSO		(TUN_F_TSO4 | TUN_F_TSO6)
-#define TUN_STATE_OFFLOADS	(TUN_F_CSUM | TUN_STATE_F_TSO | TUN_F_TSO_ECN | \
-				 TUN_F_UFO | TUN_STATE_F_USO | \
-				 TUN_STATE_F_TNL | TUN_STATE_F_TNL_CSUM)
 
 #define TUN_STATE_QUEUE_FLAGS	(TUN_STATE_QUEUE_ATTACHED | \
 				 TUN_STATE_QUEUE_NAPI | \
@@ -147,6 +96,22 @@ struct tun_state_group {
 	void (*apply)(struct tun_state_call *call);
 };
 
+#ifdef TUN_STATE_HAVE_BACKPRESSURE
+/* Wake every transmit queue. A full ring with IFF_BACKPRESSURE stops its queue,
+ * and a reader of the ring wakes it. Once the queue has another ring, or the
+ * device has lost the flag, no reader does. Wait for packets on their way
+ * first: they may still stop a queue.
+ */
+static void tun_state_wake_queues(struct tun_struct *tun)
+{
+	int i;
+
+	synchronize_net();
+	for (i = 0; i < tun->numqueues; i++)
+		tun_force_wake_queue(tun, rtnl_dereference(tun->tfiles[i]));
+}
+#endif
+
 /* identity */
 
 static int tun_state_identity_get(struct tun_state_call *call)
@@ -204,7 +169,7 @@ static int tun_state_flags_validate(struct tun_state_call *call)
 	/* TUNSETPERSIST asks for nothing, the rest is up to TUNSETIFF */
 	if (!(changed & ~IFF_PERSIST))
 		return 0;
-	if (!tun_state_permitted(call->tun))
+	if (!tun_permitted(call->tun))
 		return -EPERM;
 	if (req & IFF_NAPI_FRAGS) {
 		if (changed & IFF_NAPI_FRAGS && !capable(CAP_NET_ADMIN))
@@ -228,8 +193,10 @@ static void tun_state_flags_apply(struct tun_state_call *call)
 			module_put(THIS_MODULE);
 	}
 	WRITE_ONCE(tun->flags, (tun->flags & ~TUN_STATE_IFF) | req);
-	if (changed & TUN_STATE_IFF_BACKPRESSURE)
+#ifdef TUN_STATE_HAVE_BACKPRESSURE
+	if (changed & IFF_BACKPRESSURE)
 		tun_state_wake_queues(tun);
+#endif
 	call->notify = true;
 }
 
@@ -324,52 +291,65 @@ static void tun_state_vnet_apply(struct tun_state_call *call)
 
 /* offload */
 
+#define TUN_STATE_F_TSO		(TUN_F_TSO4 | TUN_F_TSO6)
+
+/* Offloads in the combinations that set_offload() takes */
+static const struct {
+	u32 offload;			/* bits that are set together */
+	u32 needs;			/* bits, at least one must be set too */
+	netdev_features_t feature;	/* in set_features, if it is stored */
+} tun_state_offloads[] = {
+	{ TUN_F_CSUM, 0, NETIF_F_HW_CSUM },
+	{ TUN_F_TSO4, TUN_F_CSUM, NETIF_F_TSO },
+	{ TUN_F_TSO6, TUN_F_CSUM, NETIF_F_TSO6 },
+	{ TUN_F_TSO_ECN, TUN_STATE_F_TSO, NETIF_F_TSO_ECN },
+	{ TUN_F_UFO, TUN_F_CSUM, 0 },
+#ifdef TUN_STATE_HAVE_USO
+	{ TUN_F_USO4 | TUN_F_USO6, TUN_F_CSUM, NETIF_F_GSO_UDP_L4 },
+#endif
+#ifdef TUN_STATE_HAVE_UDP_TUNNEL
+	{ TUN_F_UDP_TUNNEL_GSO, TUN_STATE_F_TSO | TUN_F_USO4 | TUN_F_USO6,
+	  NETIF_F_GSO_UDP_TUNNEL },
+	{ TUN_F_UDP_TUNNEL_GSO_CSUM, TUN_F_UDP_TUNNEL_GSO,
+	  NETIF_F_GSO_UDP_TUNNEL_CSUM },
+#endif
+};
+
 static int tun_state_offload_get(struct tun_state_call *call)
 {
 	struct tun_state_offload *cur = &call->cur.offload;
-	netdev_features_t features = call->tun->set_features;
+	int i;
 
-	if (features & NETIF_F_HW_CSUM)
-		cur->enabled |= TUN_F_CSUM;
-	if (features & NETIF_F_TSO)
-		cur->enabled |= TUN_F_TSO4;
-	if (features & NETIF_F_TSO6)
-		cur->enabled |= TUN_F_TSO6;
-	if (features & NETIF_F_TSO_ECN)
-		cur->enabled |= TUN_F_TSO_ECN;
-	if (features & TUN_STATE_NETIF_F_USO)
-		cur->enabled |= TUN_STATE_F_USO;
-	if (features & NETIF_F_GSO_UDP_TUNNEL)
-		cur->enabled |= TUN_STATE_F_TNL;
-	if (features & NETIF_F_GSO_UDP_TUNNEL_CSUM)
-		cur->enabled |= TUN_STATE_F_TNL_CSUM;
-	cur->supported = TUN_STATE_OFFLOADS;
+	for (i = 0; i < ARRAY_SIZE(tun_state_offloads); i++) {
+		cur->supported |= tun_state_offloads[i].offload;
+		if (call->tun->set_features & tun_state_offloads[i].feature)
+			cur->enabled |= tun_state_offloads[i].offload;
+	}
 	return 0;
 }
 
-/* The combinations that set_offload() takes, and what it makes of them */
 static int tun_state_offload_parse(struct tun_state_call *call)
 {
 	struct tun_state_offload *req = &call->req.offload;
-	const u32 plain_gso = TUN_STATE_F_TSO | TUN_STATE_F_USO;
-	u32 uso = req->enabled & TUN_STATE_F_USO;
+	u32 has, needs, supported = 0;
+	int i;
 
-	if (req->enabled & ~TUN_STATE_OFFLOADS)
-		return -EINVAL;
-	if (req->enabled && !(req->enabled & TUN_F_CSUM))
-		return -EINVAL;
-	if (req->enabled & TUN_F_TSO_ECN && !(req->enabled & TUN_STATE_F_TSO))
-		return -EINVAL;
-	if (uso && uso != TUN_STATE_F_USO)
-		return -EINVAL;
-	if (req->enabled & TUN_STATE_F_TNL && !(req->enabled & plain_gso))
-		return -EINVAL;
-	if (req->enabled & TUN_STATE_F_TNL_CSUM &&
-	    !(req->enabled & TUN_STATE_F_TNL))
+	for (i = 0; i < ARRAY_SIZE(tun_state_offloads); i++) {
+		supported |= tun_state_offloads[i].offload;
+		has = req->enabled & tun_state_offloads[i].offload;
+		if (!has)
+			continue;
+		if (has != tun_state_offloads[i].offload)
+			return -EINVAL;
+		needs = tun_state_offloads[i].needs;
+		if (needs && !(req->enabled & needs))
+			return -EINVAL;
+	}
+	if (req->enabled & ~supported)
 		return -EINVAL;
 
 	req->enabled &= ~TUN_F_UFO;
-	req->supported = TUN_STATE_OFFLOADS;
+	req->supported = supported;
 	return 0;
 }
 
@@ -1248,7 +1228,9 @@ static void tun_state_queue_place(struct tun_state_call *call)
 		return;
 	tun_state_queue_put(tun, other, tfile->queue_index);
 	tun_state_queue_put(tun, tfile, index);
+#ifdef TUN_STATE_HAVE_BACKPRESSURE
 	tun_state_wake_queues(tun);
+#endif
 }
 
 static void tun_state_queue_apply(struct tun_state_call *call)

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Names of the newest tun.c, for a tun.c that lacks them.
+ *
+ * kernel/compat/probe writes tun_state_config.h from the source that is built.
+ * lab/series puts the part after its #include into the series, as far as the
+ * base needs it.
+ */
+#ifndef TUN_STATE_COMPAT_H
+#define TUN_STATE_COMPAT_H
+
+#include "tun_state_config.h"
+
+#ifndef TUN_STATE_HAVE_TUN_PERMITTED
+#ifdef TUN_STATE_HAVE_TUN_NOT_CAPABLE
+static bool tun_permitted(struct tun_struct *tun)
+{
+	return !tun_not_capable(tun);
+}
+#else
+/* Permit an owner only if each of user and group that is set matches */
+static bool tun_permitted(struct tun_struct *tun)
+{
+	bool has_user = uid_valid(tun->owner);
+	bool has_group = gid_valid(tun->group);
+
+	if ((has_user || has_group) &&
+	    !(has_user && !uid_eq(current_euid(), tun->owner)) &&
+	    !(has_group && !in_egroup_p(tun->group)))
+		return true;
+	return ns_capable(dev_net(tun->dev)->user_ns, CAP_NET_ADMIN);
+}
+#endif
+#endif
+
+#endif /* TUN_STATE_COMPAT_H */
