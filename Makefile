@@ -7,34 +7,35 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: demo test test-full soak test-all-kernels test-debug shell lab lab-kernels lab-debug modules
 .PHONY: qemu test-qemu-10.2 tools selftests series series-check clean distclean help
-.PHONY: root sources guest image qemu-stock
+.PHONY: test-parts root checks kernel guest image qemu-stock bases
 
 # Both go to the build scripts, from the command line or the environment.
-export KDIR KSRC QEMU_SRC DEBIAN_MIRROR JOBS
+export KDIR KSRC QEMU_SRC DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR KERNEL JOBS
 
 demo: lab ## live-update a guest twice under traffic and check that nothing is lost
+	@lab/build-base --passed-over
 	lab/run --guests -- python3 lab/demo.py
 
-test: lab lab-kernels qemu-stock selftests ## every test, in the lab; one line of numbers at the end
+test: lab lab-kernels qemu-stock selftests test-parts ## every test, in the lab; one line of numbers at the end
 	lab/test
 
-test-all-kernels: lab lab-kernels selftests ## kernel selftests and basic tests of the hand-over, on each of three kernels
+test-all-kernels: lab lab-kernels selftests test-parts ## kernel selftests and basic tests of the hand-over, on each of three kernels
 	lab/test selftests kernels functional functional_kernels
 
 test-full: test ## and all that takes longer, but for soak, test-debug and the other kernels
 	lab/test full
 
-soak: lab ## a thousand live updates under traffic; nothing may be lost or left behind
+soak: lab test-parts ## a thousand live updates under traffic; nothing may be lost or left behind
 	lab/test soak
 
-test-qemu-10.2: lab ## the tests of the hand-over, with QEMU 10.2
-	QEMU_BASE=10.2 lab/build-sources qemu
+test-qemu-10.2: lab test-parts ## the tests of the hand-over, with QEMU 10.2
+	QEMU_BASE=10.2 lab/build-base qemu
 	QEMU_BASE=10.2 lab/build-qemu stock
-	QEMU_BASE=10.2 lab/build-qemu ours
+	QEMU_BASE=10.2 lab/build-qemu patched
 	QEMU_BASE=10.2 lab/series qemu
 	QEMU_BASE=10.2 lab/test functional functional_netns hand_over full
 
-test-debug: lab-debug selftests ## the kernel selftests and more, with KASAN, lockdep, kmemleak, KCSAN
+test-debug: lab-debug selftests test-parts ## the kernel selftests and more, with KASAN, lockdep, kmemleak, KCSAN
 	lab/test debug kcsan
 
 shell: lab qemu-stock ## a prompt in the lab
@@ -42,39 +43,39 @@ shell: lab qemu-stock ## a prompt in the lab
 
 lab: guest image modules qemu tools ## what the lab needs to run the demo
 
-lab-kernels: sources ## the other kernels, for lab/run --kernel 6.1|7.x
-	lab/build-root bookworm
-	lab/build-sources 6.1 7.x
+lab-kernels: image ## the other kernels, for lab/run --kernel 6.1|7.x
+	env -u KDIR lab/build-base 6.1
+	env -u KDIR lab/build-base 7.x
 	lab/build-initrd 6.1
 	lab/build-initrd 7.x
-	env -u KDIR lab/build-modules 6.1
-	env -u KDIR lab/build-modules 7.x
+
+bases: lab selftests ## every kernel and QEMU that Debian offers now: patch, build, table; or KERNEL=series
+	lab/bases
 
 ifeq ($(KDIR),)
-modules: sources ## tun.ko for the lab; or for your kernel: KDIR=build-dir KSRC=source
-	lab/build-modules
+modules: kernel ## tun.ko for the lab; or for your kernel: KDIR=build-dir KSRC=source
 else
 modules: ## tun.ko for the lab; or for your kernel: KDIR=build-dir KSRC=source
 	lab/build-modules
 endif
 
-qemu: sources ## QEMU with tapstate; from your own tree: QEMU_SRC=directory
-	lab/build-qemu ours
+qemu: root ## QEMU with tapstate; from your own tree: QEMU_SRC=directory
+	lab/build-base qemu
 
 tools: root ## the tapstate command
 	lab/build-tools
 
-selftests: sources ## the kernel selftests
+selftests: kernel checks ## the kernel selftests
 	lab/build-selftests
 
 lab-debug: lab ## kernels that find their own faults: lab/run --kernel debug|kcsan
 	lab/build-debug-kernel debug
 	lab/build-debug-kernel kcsan
 
-series: sources ## mailable patch series for Linux and QEMU, in build/series
+series: kernel qemu ## mailable patch series for Linux and QEMU, in build/series
 	lab/series
 
-series-check: lab qemu-stock ## apply both series patch by patch; build each step, and test the kernel's
+series-check: lab qemu-stock test-parts ## apply both series patch by patch; build each step, and test the kernel's
 	lab/series-check
 	lab/series-check-qemu
 
@@ -85,16 +86,23 @@ distclean: ## remove the cache, too
 	lab/clean --all
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / && !seen[$$1]++ { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / && !seen[$$1]++ { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 root:
 	@lab/build-root
-sources: root
-	@lab/build-sources
-guest: sources
+checks: root
+	@lab/build-root checks
+kernel: root
+	@env -u KDIR lab/build-base 6.12
+guest: kernel
 	@lab/build-guest
-image: sources
+image: kernel
 	@lab/build-image
 	@lab/build-initrd 6.12
-qemu-stock: sources
+qemu-stock: qemu
 	@lab/build-qemu stock
+# What the tests want beyond the demo: programs of QEMU's tree, and a guest that
+# boots faster but has to be compiled first
+test-parts: qemu checks kernel
+	@lab/build-qemu patched
+	@lab/build-guest small

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# What all scripts of the lab share: paths, messages, root, locks, apt.
+# What all scripts of the lab share: paths, messages, root, locks.
 # To be sourced.
 
 set -euo pipefail
@@ -13,8 +13,6 @@ ROOT=$BUILD/root
 SUITE=trixie
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 JOBS=${JOBS:-$(nproc)}
-# shellcheck disable=SC2034 # for those who source this
-QEMU_BASES="10.0 10.2"
 QEMU_BASE=${QEMU_BASE:-10.0}
 # What is made from another base than the first has its name at the end.
 # shellcheck disable=SC2034
@@ -34,7 +32,9 @@ fi
 say() { printf '%s==>%s %s\n' "$B" "$R" "$*" >&2; }
 note() { printf '    %s\n' "$*" >&2; }
 warn() { printf '%s: warning: %s\n' "${0##*/}" "$*" >&2; }
+# die SENTENCE [REMEDY...]. lab/build-base reads the sentence from a file.
 die() {
+	[ -z "${REASON_FILE:-}" ] || echo "$1" >"$REASON_FILE"
 	printf '%s: error: %s\n' "${0##*/}" "$1" >&2
 	shift
 	for line; do
@@ -54,8 +54,9 @@ need_root() {
 		die "this needs root, and there is no sudo" \
 			"run make as root, or install sudo"
 	local keep=(HOME="$HOME" TERM="${TERM:-dumb}") v
-	for v in XDG_CACHE_HOME JOBS DEBIAN_MIRROR QEMU_BASE LAB_OUT_DIR LAB_MEM \
-		LAB_ACCEL LAB_TUN TESTS KDIR KSRC QEMU_SRC http_proxy https_proxy; do
+	for v in XDG_CACHE_HOME JOBS DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR \
+		LAB_EXTRA_ARCHIVE REASON_FILE QEMU_BASE LAB_OUT_DIR LAB_MEM LAB_ACCEL \
+		LAB_TUN TESTS KDIR KSRC QEMU_SRC KERNEL http_proxy https_proxy; do
 		[ -z "${!v+x}" ] || keep+=("$v=${!v}")
 	done
 	exec sudo env "${keep[@]}" "$0" "$@"
@@ -92,25 +93,31 @@ need_space() {
 	mkdir -p "$BUILD"
 	gb=$(($(df --output=avail -k "$BUILD" | tail -1) >> 20))
 	[ "$gb" -ge "$1" ] ||
-		die "only $gb GB free under $BUILD, $1 GB needed"
+		die "only $gb GB free under $BUILD, $1 GB needed" \
+			"make room, or put the repository on another disk"
+}
+
+# die_if_full: end with the remedy if a disk that is written to is full; to be
+# called when something has failed.
+die_if_full() {
+	local d mb
+	for d in "$BUILD" "$CACHE"; do
+		[ -d "$d" ] || continue
+		mb=$(($(df --output=avail -k "$d" | tail -1) >> 10))
+		[ "$mb" -ge 50 ] ||
+			die "the disk under $d is full ($mb MB left)" \
+				"make room, then start again: what is complete is kept"
+	done
 }
 
 # kernel_known K: complain unless the lab knows it.
 kernel_known() {
 	case " $KERNELS $KERNELS_DEBUG " in
-	*" $1 "*) ;;
-	*) die "unknown kernel '$1' (there is: $KERNELS $KERNELS_DEBUG)" ;;
+	*" $1 "*) return ;;
 	esac
-}
-
-# qemu_suite: where the source of QEMU_BASE comes from
-qemu_suite() {
-	case $QEMU_BASE in
-	10.0) echo "$SUITE" ;;
-	10.2) echo sid ;;
-	*) die "QEMU_BASE=$QEMU_BASE: there are patches for $QEMU_BASES" \
-		"another tree: QEMU_SRC=DIR" ;;
-	esac
+	[ -f "$BUILD/base-$1" ] || [ -n "${BUILDING_BASE:-}" ] ||
+		die "unknown kernel '$1' (there is: $KERNELS $KERNELS_DEBUG)" \
+			"another series of Debian's, e.g. 7.2: make bases KERNEL=7.2"
 }
 
 # kernel_target K: the make target that builds it.
@@ -118,254 +125,13 @@ kernel_target() {
 	case $1 in
 	6.12) echo lab ;;
 	debug | kcsan) echo lab-debug ;;
-	*) echo lab-kernels ;;
+	6.1 | 7.x) echo lab-kernels ;;
+	*) echo "bases KERNEL=$1" ;;
 	esac
-}
-
-# The machine's own Debian mirror, from its apt configuration.
-debian_mirror() {
-	if [ -n "${DEBIAN_MIRROR:-}" ]; then
-		echo "$DEBIAN_MIRROR"
-		return
-	fi
-	# shellcheck disable=SC2016 # apt expands these
-	apt-get indextargets --format \
-		'$(LABEL)|$(COMPONENT)|$(CREATED_BY)|$(REPO_URI)' 2>/dev/null |
-		awk -F'|' '$1 == "Debian" && $2 == "main" && $3 == "Packages" {
-			print $4; exit }'
-}
-
-need_mirror() {
-	command -v apt-get >/dev/null ||
-		die "no apt-get: the lab takes its parts from Debian packages" \
-			"run it on Debian, or in a Debian container with root"
-	[ -r "$KEYRING" ] ||
-		die "$KEYRING is missing" \
-			"apt-get install debian-archive-keyring"
-	MIRROR=$(debian_mirror)
-	if [ -z "$MIRROR" ]; then
-		note "apt knows no Debian mirror yet: apt-get update"
-		apt-get update >&2 || die "apt-get update failed: is there a network?"
-		MIRROR=$(debian_mirror)
-	fi
-	[ -n "$MIRROR" ] ||
-		die "no Debian mirror in this machine's apt configuration" \
-			"name one: make ... DEBIAN_MIRROR=URI"
-}
-
-# host_tool COMMAND PACKAGE: install it when it is not there.
-host_tool() {
-	command -v "$1" >/dev/null && return
-	step_start "installing $2 on this machine"
-	{ apt-get update && apt-get install -y --no-install-recommends "$2"; } >&2 ||
-		die "cannot install $2" "is there a network? try: apt-get install $2"
-	step_end
-}
-
-# suite_apt SUITE TOOL ARG...: apt-get or apt-cache with lists, sources and
-# cache of our own, apart from the system's and from other suites'.
-suite_apt() {
-	local suite=$1 tool=$2 d=$CACHE/apt-$1
-	shift 2
-	[ -n "${MIRROR:-}" ] || need_mirror
-	mkdir -p "$d"/state/lists/partial "$d"/cache/archives/partial "$d/empty"
-	[ -f "$d/status" ] || : >"$d/status"
-	echo "deb [signed-by=$KEYRING] $MIRROR $suite main" >"$d/sources.list"
-	[ "$suite" != "$SUITE" ] && [ "$suite" != sid ] ||
-		echo "deb-src [signed-by=$KEYRING] $MIRROR $suite main" \
-			>>"$d/sources.list"
-	cat >"$d/apt.conf" <<-END
-		#clear APT::Update::Post-Invoke;
-		#clear APT::Update::Post-Invoke-Success;
-		#clear DPkg::Post-Invoke;
-		Dir::State "$d/state";
-		Dir::State::status "$d/status";
-		Dir::Cache "$d/cache";
-		Dir::Etc::SourceList "$d/sources.list";
-		Dir::Etc::SourceParts "$d/empty";
-		Dir::Etc::Preferences "$d/empty/none";
-		Dir::Etc::PreferencesParts "$d/empty";
-		APT::Architecture "amd64";
-		APT::Architectures { "amd64"; };
-		APT::Sandbox::User "root";
-		APT::Update::Error-Mode "any";
-		Acquire::Languages "none";
-		Acquire::Retries "3";
-	END
-	"$tool" -c "$d/apt.conf" "$@"
-}
-
-suite_update() {
-	say "reading the package lists of $1"
-	suite_apt "$1" apt-get update >&2
-}
-
-# suite_versions SUITE: "PACKAGE VERSION" for each package its lists offer;
-# names that only others mention are not among them.
-suite_versions() {
-	suite_apt "$1" apt-cache dumpavail |
-		awk '$1 == "Package:" { p = $2 } $1 == "Version:" { print p, $2 }'
 }
 
 in_root() { "$REPO/lab/in-root" "$@"; }
 
-# kernel_suite K, kernel_root K: where it comes from, and the build root with
-# its headers and its suite's compiler.
-kernel_suite() {
-	case $1 in
-	6.1) echo bookworm ;;
-	7.x) echo "$SUITE-backports" ;;
-	*) echo "$SUITE" ;;
-	esac
-}
-kernel_root() {
-	case $1 in
-	6.1) suite_root bookworm ;;
-	*) echo "$ROOT" ;;
-	esac
-}
-suite_root() { [ "$1" = "$SUITE" ] && echo "$ROOT" || echo "$ROOT-$1"; }
-
-# kernel_release K: the full release (6.12.x+...) the build root has headers
-# for; kept in a file so that no glob has to be guessed later.
-kernel_release() { cat "$(kernel_root "$1")/etc/tapstate-kernel-$1" 2>/dev/null; }
-no_release() {
-	[ "$1" != 7.x ] || [ ! -f "$ROOT/etc/tapstate-root" ] ||
-		die "the build root was made without Linux $1" \
-			"when the mirror has it by now: rm build/.root, then again"
-	die "the build root for Linux $1 is not there: run make $(kernel_target "$1")"
-}
-
-# kernel_patches K: the series for its source. That of the primary base serves
-# where no other is needed.
-kernel_patches() {
-	local d=$REPO/kernel/patches
-	[ -d "$d/$1" ] && echo "$d/$1" || echo "$d"
-}
-
-# kernel_packages K RELEASE: "PACKAGE VERSION" of those that hold the kernel,
-# its modules and its source, if all are there in the version of its headers.
-# From 7.x on the image package is empty: kernel, modules, and the lists of
-# them, are packages of their own, and the newest kernel may not be signed yet.
-kernel_packages() {
-	suite_versions "$(kernel_suite "$1")" | awk -v rel="$2" '
-		{ version[$1] = $2 }
-		function have(p) { return v != "" && version[p] == v }
-		function show(p) { print p, v }
-		END {
-			split(rel, part, ".")
-			v = version["linux-headers-" rel]
-			source = "linux-source-" part[1] "." part[2]
-			modules = "linux-modules-" rel
-			kernel = "linux-image-" rel
-			if (have(modules)) {
-				kernel = "linux-binary-" rel
-				if (!have(kernel))
-					kernel = "linux-binary-unsigned-" rel
-			}
-			if (!have(source) || !have(kernel))
-				exit 1
-			show(source)
-			show(kernel)
-			if (have(modules)) {
-				show(modules)
-				show("linux-base-" rel)
-			}
-		}'
-}
-
-# kernel_newest K: the newest release of which all parts are there.
-kernel_newest() {
-	local re rel best=''
-	re=${1//./'\.'}
-	re=${re/x/[0-9]+}
-	# Without "cloud" and "rt" before the architecture.
-	while read -r rel; do
-		kernel_packages "$1" "$rel" >/dev/null || continue
-		if [ -z "$best" ] || dpkg --compare-versions "$rel" gt "$best"; then
-			best=$rel
-		fi
-	done < <(suite_versions "$(kernel_suite "$1")" |
-		sed -nE "s/^linux-headers-($re\.[^-]+(-[0-9]+)?-amd64) .*/\1/p")
-	[ -n "$best" ] && echo "$best"
-}
-
-# matches NAME [GLOB...]: does a GLOB match it, if there are any?
-matches() {
-	local name=$1 glob
-	shift
-	[ $# -gt 0 ] || return 0
-	for glob; do
-		# shellcheck disable=SC2053 # a pattern it is
-		[[ $name != $glob ]] || return 0
-	done
-	return 1
-}
-
-# overlay PRISTINE OVERLAY PATCHDIR DEST [GLOB...]: make DEST what PRISTINE is
-# with the files of OVERLAY and then the patches added, of both only what
-# matches a GLOB if there is one. Files that did not change keep their time
-# stamps, so that make and ninja rebuild only what they must. With DEST not yet
-# a copy of PRISTINE, only the files concerned end up there.
-overlay() {
-	local pristine=$1 over=$2 patches=$3 dest=$4 tmp f p n=0
-	shift 4
-	tmp=$(mktemp -d "$BUILD/overlay.XXXXXX")
-	mkdir -p "$dest"
-
-	{
-		if [ -d "$over" ]; then
-			(cd "$over" && find . ! -type d -not -path './patches/*' \
-				-printf '%P\n')
-		fi
-		for p in "$patches"/*.patch; do
-			[ -e "$p" ] || continue
-			sed -nE 's,^(---|\+\+\+) [ab]/([^\t]*).*,\2,p' "$p"
-		done
-	} | LC_ALL=C sort -u | while read -r f; do
-		! matches "$f" "$@" || echo "$f"
-	done >"$tmp/.files"
-
-	while read -r f; do
-		mkdir -p "$tmp/$(dirname "$f")"
-		if [ -f "$over/$f" ]; then
-			cp "$over/$f" "$tmp/$f"
-		elif [ -f "$pristine/$f" ]; then
-			cp -p "$pristine/$f" "$tmp/$f"
-		fi
-	done <"$tmp/.files"
-
-	for p in "$patches"/*.patch; do
-		[ -e "$p" ] || continue
-		# The ceiling keeps git from seeing the repository around it,
-		# inside which it would take the paths for the repository's own.
-		(cd "$tmp" && GIT_CEILING_DIRECTORIES=$BUILD \
-			git apply --allow-empty "${@/#/--include=}" "$p") || {
-			rm -rf "$tmp"
-			die "$p does not apply to $pristine"
-		}
-	done
-
-	# What an earlier overlay added and this one does not.
-	if [ -f "$dest/.overlay" ]; then
-		LC_ALL=C comm -23 "$dest/.overlay" "$tmp/.files" | while read -r f; do
-			if [ -f "$pristine/$f" ]; then
-				cp "$pristine/$f" "$dest/$f"
-			else
-				rm -f "$dest/$f"
-			fi
-		done
-	fi
-	while read -r f; do
-		if [ ! -f "$tmp/$f" ]; then # removed by a patch
-			rm -f "$dest/$f"
-		elif ! cmp -s "$tmp/$f" "$dest/$f"; then
-			mkdir -p "$dest/$(dirname "$f")"
-			cp --preserve=mode "$tmp/$f" "$dest/$f"
-			n=$((n + 1))
-		fi
-	done <"$tmp/.files"
-	mv "$tmp/.files" "$dest/.overlay"
-	rm -rf "$tmp"
-	note "$n file(s) changed in ${dest#"$REPO/"}"
-}
+. "$REPO/lab/lib/apt.sh"
+. "$REPO/lab/lib/bases.sh"
+. "$REPO/lab/lib/overlay.sh"

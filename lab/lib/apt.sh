@@ -1,0 +1,141 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Debian's archive: mirrors, package lists and downloads, apart from the
+# system's own. To be sourced after lib.sh.
+
+# SUITE=URI: a made-up archive that is read along with SUITE, for tests
+LAB_EXTRA_ARCHIVE=${LAB_EXTRA_ARCHIVE:-}
+
+# debian_mirror LABEL: a mirror from this machine's apt configuration; LABEL is
+# Debian or Debian-Security.
+debian_mirror() {
+	local given=DEBIAN_MIRROR
+	[ "$1" = Debian ] || given=DEBIAN_SECURITY_MIRROR
+	if [ -n "${!given:-}" ]; then
+		echo "${!given}"
+		return
+	fi
+	# shellcheck disable=SC2016 # apt expands these
+	apt-get indextargets --format \
+		'$(LABEL)|$(COMPONENT)|$(CREATED_BY)|$(REPO_URI)' 2>/dev/null |
+		awk -F'|' -v label="$1" '$1 == label && $2 == "main" &&
+			$3 == "Packages" { print $4; exit }'
+}
+
+need_mirror() {
+	command -v apt-get >/dev/null ||
+		die "no apt-get: the lab takes its parts from Debian packages" \
+			"run it on Debian, or in a Debian container with root"
+	[ -r "$KEYRING" ] ||
+		die "$KEYRING is missing" \
+			"apt-get install debian-archive-keyring"
+	MIRROR=$(debian_mirror Debian)
+	if [ -z "$MIRROR" ]; then
+		note "apt knows no Debian mirror yet: apt-get update"
+		apt-get update >&2 ||
+			die_of_download "apt-get update failed"
+		MIRROR=$(debian_mirror Debian)
+	fi
+	[ -n "$MIRROR" ] ||
+		die "no Debian mirror in this machine's apt configuration" \
+			"name one: make ... DEBIAN_MIRROR=URI"
+}
+
+# die_of_download WHAT: end with the remedy for the likeliest cause.
+die_of_download() {
+	die_if_full
+	die "$1" "check the network and the mirror (DEBIAN_MIRROR= names another)," \
+		"then start again: what is complete is not downloaded twice"
+}
+
+# host_tool COMMAND PACKAGE: install it when it is not there.
+host_tool() {
+	command -v "$1" >/dev/null && return
+	step_start "installing $2 on this machine"
+	{ apt-get update && apt-get install -y --no-install-recommends "$2"; } >&2 ||
+		die_of_download "cannot install $2 on this machine"
+	step_end
+}
+
+# suite_mirror SUITE
+suite_mirror() {
+	case $1 in
+	*-security) debian_mirror Debian-Security ;;
+	*) echo "$MIRROR" ;;
+	esac
+}
+
+# suite_apt SUITE|src:SUITE TOOL ARG...: apt-get or apt-cache with lists,
+# sources and cache apart from the system's and from other suites'. With src:
+# the lists are those of the source packages.
+suite_apt() {
+	local suite=${1#src:} d=$CACHE/apt-${1/:/-} deb=deb mirror
+	[ "$1" = "$suite" ] || deb=deb-src
+	shift
+	[ -n "${MIRROR:-}" ] || need_mirror
+	mirror=$(suite_mirror "$suite")
+	[ -n "$mirror" ] || return 1
+	mkdir -p "$d"/state/lists/partial "$d"/cache/archives/partial "$d/empty"
+	[ -f "$d/status" ] || : >"$d/status"
+	echo "$deb [signed-by=$KEYRING] $mirror $suite main" >"$d/sources.list"
+	[ "${LAB_EXTRA_ARCHIVE%%=*}" != "$suite" ] ||
+		echo "$deb [trusted=yes] ${LAB_EXTRA_ARCHIVE#*=} ./" >>"$d/sources.list"
+	cat >"$d/apt.conf" <<-END
+		#clear APT::Update::Post-Invoke;
+		#clear APT::Update::Post-Invoke-Success;
+		#clear DPkg::Post-Invoke;
+		Dir::State "$d/state";
+		Dir::State::status "$d/status";
+		Dir::Cache "$d/cache";
+		Dir::Etc::SourceList "$d/sources.list";
+		Dir::Etc::SourceParts "$d/empty";
+		Dir::Etc::Preferences "$d/empty/none";
+		Dir::Etc::PreferencesParts "$d/empty";
+		APT::Architecture "amd64";
+		APT::Architectures { "amd64"; };
+		APT::Sandbox::User "root";
+		APT::Update::Error-Mode "any";
+		Acquire::Languages "none";
+		Acquire::Retries "3";
+		Acquire::http::Timeout "20";
+		Acquire::https::Timeout "20";
+	END
+	"$1" -c "$d/apt.conf" "${@:2}"
+}
+
+# suite_update SUITE|src:SUITE: fails where the mirror has no such suite.
+suite_update() {
+	local d=$CACHE/apt-${1/:/-} list
+	say "reading the package lists of ${1#src:}"
+	rm -f "$d/packages"
+	suite_apt "$1" apt-get update -q >&2 || return
+	[ "${1#src:}" = "$1" ] || return 0
+	# Not by apt-cache, which shows one version of a package.
+	# shellcheck disable=SC2016 # for apt
+	suite_apt "$1" apt-get indextargets --format '$(FILENAME)' \
+		'Created-By: Packages' | while read -r list; do
+		/usr/lib/apt/apt-helper cat-file "$list"
+	done | awk '
+		$1 == "Package:" { p = $2 }
+		$1 == "Version:" { print p, $2 }' >"$d/packages"
+}
+
+# suite_packages SUITE: "PACKAGE VERSION" for each package that its lists offer,
+# in each version. Names that only other packages mention are not among them.
+suite_packages() {
+	[ -f "$CACHE/apt-$1/packages" ] || suite_update "$1"
+	cat "$CACHE/apt-$1/packages"
+}
+
+# download DIR SUITE TOOL-AND-ARGUMENTS...: have apt download into DIR, which is
+# there only once all of it is.
+download() {
+	local dir=$1 suite=$2
+	shift 2
+	[ ! -d "$dir" ] || return 0
+	rm -rf "$dir.tmp"
+	mkdir -p "$dir.tmp"
+	(cd "$dir.tmp" && suite_apt "$suite" apt-get -q "$@" >&2) || return
+	mv "$dir.tmp" "$dir"
+}

@@ -1,0 +1,164 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Sources of Linux and QEMU, as Debian ships them: downloaded once into the
+# cache, unpacked where they are wanted. apt checks every signature. To be
+# sourced after lib.sh.
+
+SOURCES=$CACHE/sources
+
+# fetched NAME SUITE WHAT APT-GET-ARGUMENT...: have NAME in the cache, or end
+fetched() {
+	local name=$1 suite=$2 what=$3
+	shift 3
+	mkdir -p "$SOURCES"
+	download "$SOURCES/$name" "$suite" "$@" && return
+	die_of_download "a file of $what cannot be downloaded, though ${suite#src:} lists it"
+}
+
+# fetch_linux SUITE VERSION RELEASE SERIES [image]: set DEBS to where the
+# packages of source and headers are, or those of the kernel itself
+fetch_linux() {
+	local parts=() other=()
+	DEBS=linux-$2-$1${5:+-image}
+	if [ ! -d "$SOURCES/$DEBS" ]; then
+		mapfile -t parts < <(kernel_parts "$1" "$2" "$3" "$4" "${5:-}")
+		# Source and headers come first, four of them.
+		[ -z "${5:-}" ] || parts=("${parts[@]:4}")
+		[ ${#parts[@]} -gt 0 ] || die "Linux $2 in $1 lacks packages, see above"
+		fetched "$DEBS" "$1" "Linux $2" download "${parts[@]}"
+	fi
+	DEBS=$SOURCES/$DEBS
+}
+
+# linux_source DEBS DEST [full]: unpack the source; without "full", no more than
+# the module is made of and a series may touch.
+linux_source() {
+	local deb dest=$2 what name mark
+	deb=$(echo "$1"/linux-source-*.deb)
+	mark=$dest/.tapstate-${deb##*/}
+	[ ! -f "$mark" ] || return 0
+	say "unpacking ${deb##*/}"
+	rm -rf "$dest" "$dest.tmp"
+	mkdir -p "$dest.tmp"
+	name=${deb##*/}
+	name=${name%%_*}
+	if [ "${3:-}" = full ]; then
+		# Kernels are built from it, but without big drivers none of them
+		# needs; their Kconfig files must stay.
+		what=(--exclude='*/drivers/gpu/*.[chS]'
+			--exclude='*/drivers/media/*.[ch]'
+			--exclude='*/drivers/staging/*.[ch]'
+			--exclude='*/drivers/infiniband/*.[ch]'
+			--exclude='*/drivers/accel/*.[ch]'
+			--exclude='*/drivers/scsi/*.[ch]'
+			--exclude='*/drivers/net/wireless/*.[ch]'
+			--exclude='*/sound/*.[ch]'
+			--exclude='*/Documentation/devicetree/*'
+			--exclude='*/Documentation/translations/*'
+			--exclude='*/arch/*/boot/dts/*')
+	else
+		what=('*/drivers/net/tun*' '*/include/uapi/linux/if_tun.h'
+			'*/tools/testing/selftests/lib.mk'
+			'*/tools/testing/selftests/kselftest*'
+			'*/tools/testing/selftests/net/*'
+			'*/Documentation/networking/*'
+			'*/Documentation/userspace-api/ioctl/*' '*/MAINTAINERS')
+	fi
+	dpkg-deb --fsys-tarfile "$deb" |
+		tar -xO "./usr/src/$name.tar.xz" |
+		xz -dc -T0 |
+		tar -x -C "$dest.tmp" --strip-components=1 --wildcards "${what[@]}" || {
+		die_if_full
+		die "${deb##*/} cannot be unpacked" "it is broken: rm '$deb', then again"
+	}
+	: >"$dest.tmp/${mark##*/}"
+	mv "$dest.tmp" "$dest"
+}
+
+# linux_headers DEBS ROOT: unpack the headers into a build root
+linux_headers() {
+	local deb
+	for deb in "$1"/linux-{headers,kbuild}-*.deb; do
+		[ ! -f "$2/etc/tapstate-headers/${deb##*/}" ] || continue
+		say "unpacking ${deb##*/}"
+		# Older packages say /lib, which is a link.
+		dpkg-deb --fsys-tarfile "$deb" |
+			tar -x -C "$2" --keep-directory-symlink || {
+			die_if_full
+			die "${deb##*/} cannot be unpacked" \
+				"it is broken: rm '$deb', then again"
+		}
+		mkdir -p "$2/etc/tapstate-headers"
+		: >"$2/etc/tapstate-headers/${deb##*/}"
+	done
+}
+
+# linux_image DEBS RELEASE DIR: make DIR the kernel with its modules
+linux_image() {
+	local debs=$1 rel=$2 dir=$3 f vmlinuz='' mark
+	local extract=build/src/linux-6.12/scripts/extract-vmlinux
+	mark=$dir/.tapstate-${debs##*/}
+	[ ! -f "$mark" ] || return 0
+	[ -f "$REPO/$extract" ] || die "no $extract: run make lab"
+	rm -rf "$dir" "$dir.tmp"
+	mkdir -p "$dir.tmp/lib"
+	for f in "$debs"/*.deb; do
+		say "unpacking ${f##*/}"
+		dpkg-deb --fsys-tarfile "$f" |
+			tar -x -C "$dir.tmp" --wildcards \
+				--exclude='*/drivers/gpu/*' \
+				--exclude='*/drivers/media/*' \
+				--exclude='*/drivers/infiniband/*' \
+				--exclude='*/drivers/scsi/*' \
+				--exclude='*/drivers/staging/*' \
+				--exclude='*/drivers/net/wireless/*' \
+				--exclude='*/sound/*' --exclude='*/drivers/iio/*' \
+				--exclude='*/usr/share/*' || {
+			die_if_full
+			die "${f##*/} cannot be unpacked" "it is broken: rm '$f', then again"
+		}
+	done
+	# Debian 13 has merged /usr, its kernel packages still say /lib or
+	# /usr/lib.
+	[ -d "$dir.tmp/lib/modules" ] || mv "$dir.tmp/usr/lib/modules" "$dir.tmp/lib/"
+	rm -rf "$dir.tmp/usr"
+	in_root depmod -b "/tapstate/${dir#"$REPO/"}.tmp" "$rel"
+	for f in "boot/vmlinuz-$rel" "lib/modules/$rel"/vmlinuz{,.unsigned}; do
+		[ ! -f "$dir.tmp/$f" ] || vmlinuz=${dir#"$REPO/"}.tmp/$f
+	done
+	# Unpacked, too: the lab's emulated processor would take longer.
+	in_root sh -c "$extract $vmlinuz >${dir#"$REPO/"}.tmp/vmlinux" || {
+		die_if_full
+		die "cannot unpack vmlinuz of $rel"
+	}
+	echo "$rel" >"$dir.tmp/release"
+	: >"$dir.tmp/${mark##*/}"
+	mv "$dir.tmp" "$dir"
+}
+
+# fetch_qemu SUITE VERSION: set DSC
+fetch_qemu() {
+	local dir=qemu-${2#*:}
+	fetched "$dir" "src:$1" "the source of QEMU $2" \
+		source --download-only --only-source "qemu=$2"
+	DSC=$(echo "$SOURCES/$dir"/*.dsc)
+}
+
+# qemu_source DSC DEST
+qemu_source() {
+	local dest=$2 mark=$2/.tapstate-${1##*/}
+	[ ! -f "$mark" ] || return 0
+	say "unpacking ${1##*/}"
+	rm -rf "$dest" "$dest.tmp"
+	# apt has already checked the file against the signed index.
+	in_root dpkg-source --no-check -x "/cache/${1#"$CACHE/"}" \
+		"/tapstate/${dest#"$REPO/"}.tmp" >&2 || {
+		die_if_full
+		die "${1##*/} cannot be unpacked" \
+			"it is broken: rm -r '${1%/*}', then again"
+	}
+	rm -rf "$dest.tmp/roms" "$BUILD"/src/qemu_*.tar.*
+	: >"$dest.tmp/${mark##*/}"
+	mv "$dest.tmp" "$dest"
+}

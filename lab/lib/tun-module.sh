@@ -1,0 +1,93 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Builds of tun.ko. To be sourced after lib.sh.
+
+COMPAT=$REPO/kernel/compat
+
+# tun_kernel K: set REL, the release, and SRC, the source of kernel K.
+tun_kernel() {
+	kernel_known "$1"
+	REL=$(kernel_release "$1") ||
+		die "Linux $1 is not there: run make $(kernel_target "$1")"
+	SRC=$BUILD/src/linux-$1
+	[ -f "$SRC/drivers/net/tun.c" ] ||
+		die "${SRC#"$REPO/"} is not there: run make $(kernel_target "$1")"
+}
+
+# put FROM TO: copy a file if that changes anything, so that make sees only
+# what changed.
+put() {
+	cmp -s "$1" "$2" && return
+	mkdir -p "$(dirname "$2")"
+	cp "$1" "$2"
+}
+
+# compat PROGRAM ARG...: run a program of kernel/compat, or end with what it says
+compat() {
+	local out
+	out=$("$COMPAT/$1" "${@:2}" 2>&1) || die "${out#probe: }"
+}
+
+# tun_patched SRC TREE WHAT: make TREE the files of SRC, called WHAT, that the
+# overlay and the patches of kernel/ concern, patched
+tun_patched() {
+	[ -f "$1/drivers/net/tun.c" ] || die "$3 has no drivers/net/tun.c" \
+		"KSRC= must name the source of a kernel, not its headers alone"
+	compat probe --unpatched "$1/drivers/net"
+	overlay "$1" "$REPO/kernel" "$REPO/kernel/patches" "$2" "$3" \
+		'drivers/*' 'include/*'
+}
+
+# tun_tree SRC TREE DIR: make DIR what kbuild needs of the partial kernel tree
+# TREE, with all else of the driver from SRC.
+tun_tree() {
+	local f
+	for f in tun.c tun_vnet.h; do
+		if [ -f "$2/drivers/net/$f" ]; then
+			put "$2/drivers/net/$f" "$3/drivers/net/$f"
+		elif [ -f "$1/drivers/net/$f" ]; then
+			put "$1/drivers/net/$f" "$3/drivers/net/$f"
+		fi
+	done
+	for f in drivers/net/tun_state.h include/uapi/linux/if_tun_state.h; do
+		if [ -f "$2/$f" ]; then
+			put "$2/$f" "$3/$f"
+		else
+			rm -f "$3/$f"
+		fi
+	done
+	if grep -q tun_state_compat.h "$3/drivers/net/tun_state.h" 2>/dev/null; then
+		compat probe "$3/drivers/net"
+	fi
+	mkdir -p "$3/include/uapi"
+	# The overlay's headers must win over those of the kernel built against.
+	# shellcheck disable=SC2016 # for make
+	printf '%s\n' '# SPDX-License-Identifier: GPL-2.0' 'obj-m := tun.o' \
+		'LINUXINCLUDE := -I$(src)/../../include -I$(src)/../../include/uapi $(LINUXINCLUDE)' \
+		>"$3/.Kbuild"
+	put "$3/.Kbuild" "$3/drivers/net/Kbuild"
+}
+
+# tun_make ROOT RELEASE DIR ARG...: make ARG... on a tree of tun_tree, which is
+# at the same place for the compiler whatever it is called outside.
+tun_make() {
+	in_root -r "$1" -b "$3:/tun" \
+		make -C "/usr/lib/modules/$2/build" M=/tun/drivers/net "${@:4}"
+}
+
+# tun_module ROOT RELEASE DIR: build DIR/drivers/net/tun.ko, or end with the
+# compiler's reason
+tun_module() {
+	tun_make "$1" "$2" "$3" modules >"$3/log" 2>&1 && return
+	die_if_full
+	die "$(cd "$REPO" && "$COMPAT/explain" "Linux $2" "${3#"$REPO/"}/log")" \
+		"use a version that 'make bases' shows as built, or another tree (KSRC=, KDIR=)"
+}
+
+# tun_uapi FROM TO: a UAPI header as "make headers_install" would install it;
+# names as in the build root.
+tun_uapi() {
+	in_root -C "/usr/lib/modules/$REL/build" \
+		sh scripts/headers_install.sh "$1" "$2"
+}
