@@ -32,9 +32,29 @@ fi
 say() { printf '%s==>%s %s\n' "$B" "$R" "$*" >&2; }
 note() { printf '    %s\n' "$*" >&2; }
 warn() { printf '%s: warning: %s\n' "${0##*/}" "$*" >&2; }
-# die SENTENCE [REMEDY...]. lab/build-base reads the sentence from a file.
+# full_disk: say which disk that is written to is full, if one is
+full_disk() {
+	local d mb
+	for d in "$BUILD" "$CACHE"; do
+		[ -d "$d" ] || continue
+		mb=$(($(df --output=avail -k "$d" | tail -1) >> 10))
+		[ "$mb" -ge 50 ] || {
+			echo "the disk under $d is full ($mb MB left)"
+			return
+		}
+	done
+	return 1
+}
+
+# die SENTENCE [REMEDY...]. lab/build-base reads the sentence from a file. On a
+# full disk no other remedy helps.
 die() {
-	[ -z "${REASON_FILE:-}" ] || echo "$1" >"$REASON_FILE"
+	local line full
+	DIED=1
+	if full=$(full_disk); then
+		set -- "$1" "$full:" "make room, then start again; what is complete is kept"
+	fi
+	[ -z "${REASON_FILE:-}" ] || echo "$1" >"$REASON_FILE" 2>/dev/null || :
 	printf '%s: error: %s\n' "${0##*/}" "$1" >&2
 	shift
 	for line; do
@@ -42,6 +62,9 @@ die() {
 	done
 	exit 1
 }
+# Other commands fail with messages of their own, which may not say it.
+trap '[ $? = 0 ] || [ -n "$DIED" ] || ! full_disk >/dev/null || die "this step failed"' EXIT
+DIED=
 
 step_start() { STEP=$1 STEP_T0=$SECONDS; say "$1"; }
 step_end() { say "$STEP: done in $((SECONDS - STEP_T0)) s"; }
@@ -76,6 +99,7 @@ lock() {
 # again exactly when one of them changed.
 hash_of() {
 	local x
+	# shellcheck disable=SC2030 # the loop is all of it
 	for x; do
 		case $x in
 		=*) printf '%s\n' "$x" ;;
@@ -95,19 +119,6 @@ need_space() {
 	[ "$gb" -ge "$1" ] ||
 		die "only $gb GB free under $BUILD, $1 GB needed" \
 			"make room, or put the repository on another disk"
-}
-
-# die_if_full: end with the remedy if a disk that is written to is full; to be
-# called when something has failed.
-die_if_full() {
-	local d mb
-	for d in "$BUILD" "$CACHE"; do
-		[ -d "$d" ] || continue
-		mb=$(($(df --output=avail -k "$d" | tail -1) >> 10))
-		[ "$mb" -ge 50 ] ||
-			die "the disk under $d is full ($mb MB left)" \
-				"make room, then start again: what is complete is kept"
-	done
 }
 
 # kernel_known K: complain unless the lab knows it.

@@ -44,7 +44,6 @@ need_mirror() {
 
 # die_of_download WHAT: end with the remedy for the likeliest cause.
 die_of_download() {
-	die_if_full
 	die "$1" "check the network and the mirror (DEBIAN_MIRROR= names another)," \
 		"then start again: what is complete is not downloaded twice"
 }
@@ -71,7 +70,7 @@ suite_mirror() {
 # the lists are those of the source packages.
 suite_apt() {
 	local suite=${1#src:} d=$CACHE/apt-${1/:/-} deb=deb mirror
-	[ "$1" = "$suite" ] || deb=deb-src
+	[ "$1" = "$suite" ] || deb='deb-src'
 	shift
 	[ -n "${MIRROR:-}" ] || need_mirror
 	mirror=$(suite_mirror "$suite")

@@ -28,6 +28,7 @@ base_suites() {
 
 # suite_root SUITE: the build root with that suite's compiler
 suite_root() {
+	# shellcheck disable=SC2153 # SUITE is of lib.sh
 	case $1 in
 	"$SUITE" | "$SUITE"-*) echo "$ROOT" ;;
 	experimental) echo "$ROOT-sid" ;;

@@ -12,22 +12,24 @@ fetched() {
 	local name=$1 suite=$2 what=$3
 	shift 3
 	mkdir -p "$SOURCES"
-	download "$SOURCES/$name" "$suite" "$@" && return
+	# Remove downloads that no build has used for a month.
+	find "$SOURCES" -mindepth 1 -maxdepth 1 -mtime +30 -exec rm -rf {} +
+	download "$SOURCES/$name" "$suite" "$@" && touch "$SOURCES/$name" && return
 	die_of_download "a file of $what cannot be downloaded, though ${suite#src:} lists it"
 }
 
 # fetch_linux SUITE VERSION RELEASE SERIES [image]: set DEBS to where the
 # packages of source and headers are, or those of the kernel itself
 fetch_linux() {
-	local parts=() other=()
+	local parts=()
 	DEBS=linux-$2-$1${5:+-image}
 	if [ ! -d "$SOURCES/$DEBS" ]; then
 		mapfile -t parts < <(kernel_parts "$1" "$2" "$3" "$4" "${5:-}")
 		# Source and headers come first, four of them.
 		[ -z "${5:-}" ] || parts=("${parts[@]:4}")
 		[ ${#parts[@]} -gt 0 ] || die "Linux $2 in $1 lacks packages, see above"
-		fetched "$DEBS" "$1" "Linux $2" download "${parts[@]}"
 	fi
+	fetched "$DEBS" "$1" "Linux $2" download "${parts[@]}"
 	DEBS=$SOURCES/$DEBS
 }
 
@@ -69,7 +71,6 @@ linux_source() {
 		tar -xO "./usr/src/$name.tar.xz" |
 		xz -dc -T0 |
 		tar -x -C "$dest.tmp" --strip-components=1 --wildcards "${what[@]}" || {
-		die_if_full
 		die "${deb##*/} cannot be unpacked" "it is broken: rm '$deb', then again"
 	}
 	: >"$dest.tmp/${mark##*/}"
@@ -85,7 +86,6 @@ linux_headers() {
 		# Older packages say /lib, which is a link.
 		dpkg-deb --fsys-tarfile "$deb" |
 			tar -x -C "$2" --keep-directory-symlink || {
-			die_if_full
 			die "${deb##*/} cannot be unpacked" \
 				"it is broken: rm '$deb', then again"
 		}
@@ -115,7 +115,6 @@ linux_image() {
 				--exclude='*/drivers/net/wireless/*' \
 				--exclude='*/sound/*' --exclude='*/drivers/iio/*' \
 				--exclude='*/usr/share/*' || {
-			die_if_full
 			die "${f##*/} cannot be unpacked" "it is broken: rm '$f', then again"
 		}
 	done
@@ -128,10 +127,8 @@ linux_image() {
 		[ ! -f "$dir.tmp/$f" ] || vmlinuz=${dir#"$REPO/"}.tmp/$f
 	done
 	# Unpacked, too: the lab's emulated processor would take longer.
-	in_root sh -c "$extract $vmlinuz >${dir#"$REPO/"}.tmp/vmlinux" || {
-		die_if_full
+	in_root sh -c "$extract $vmlinuz >${dir#"$REPO/"}.tmp/vmlinux" ||
 		die "cannot unpack vmlinuz of $rel"
-	}
 	echo "$rel" >"$dir.tmp/release"
 	: >"$dir.tmp/${mark##*/}"
 	mv "$dir.tmp" "$dir"
@@ -142,6 +139,7 @@ fetch_qemu() {
 	local dir=qemu-${2#*:}
 	fetched "$dir" "src:$1" "the source of QEMU $2" \
 		source --download-only --only-source "qemu=$2"
+	# shellcheck disable=SC2034 # for the caller
 	DSC=$(echo "$SOURCES/$dir"/*.dsc)
 }
 
@@ -154,7 +152,6 @@ qemu_source() {
 	# apt has already checked the file against the signed index.
 	in_root dpkg-source --no-check -x "/cache/${1#"$CACHE/"}" \
 		"/tapstate/${dest#"$REPO/"}.tmp" >&2 || {
-		die_if_full
 		die "${1##*/} cannot be unpacked" \
 			"it is broken: rm -r '${1%/*}', then again"
 	}
