@@ -38,17 +38,16 @@ suite_root() {
 
 # newest_first: sort lines "SUITE VERSION ..." by version
 newest_first() {
-	local a=() b line i
+	local sorted=() line version other i
 	while read -r line; do
-		read -r _ b _ <<<"$line"
-		for ((i = 0; i < ${#a[@]}; i++)); do
-			# shellcheck disable=SC2086 # the second word of a line
-			set -- ${a[i]}
-			dpkg --compare-versions "$b" le "$2" || break
+		read -r _ version _ <<<"$line"
+		for ((i = 0; i < ${#sorted[@]}; i++)); do
+			read -r _ other _ <<<"${sorted[i]}"
+			dpkg --compare-versions "$version" le "$other" || break
 		done
-		a=("${a[@]:0:i}" "$line" "${a[@]:i}")
+		sorted=("${sorted[@]:0:i}" "$line" "${sorted[@]:i}")
 	done
-	[ ${#a[@]} = 0 ] || printf '%s\n' "${a[@]}"
+	[ ${#sorted[@]} = 0 ] || printf '%s\n' "${sorted[@]}"
 }
 
 # suite_kernels SUITE [SERIES]: "SUITE VERSION RELEASE SOURCE-SERIES" for each
