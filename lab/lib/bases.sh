@@ -142,7 +142,8 @@ kernel_root() {
 # kernel_parts SUITE VERSION RELEASE SERIES: "PACKAGE=VERSION" of source and
 # headers, and with a fifth argument of the kernel and its modules, too. From
 # 7.x on the image package is empty: kernel, modules, and the lists of them, are
-# packages of their own, and the newest kernel may not be signed yet.
+# packages of their own, and the newest kernel may not be signed yet. Where one is
+# not there in that version, fail, and end with "no PACKAGE".
 kernel_parts() {
 	suite_packages "$1" | awk -v v="$2" -v rel="$3" -v series="$4" -v all="${5:-}" '
 		$2 == v { has[$1] = 1 }
@@ -150,7 +151,7 @@ kernel_parts() {
 		function first(a, b) {
 			if (has[a]) return show(a)
 			if (has[b]) return show(b)
-			print "no " a > "/dev/stderr"
+			print "no " a
 			exit failed = 1
 		}
 		END {

@@ -21,13 +21,15 @@ fetched() {
 # fetch_linux SUITE VERSION RELEASE SERIES [image]: set DEBS to where the
 # packages of source and headers are, or those of the kernel itself
 fetch_linux() {
-	local parts=()
+	local parts
 	DEBS=linux-$2-$1${5:+-image}
 	if [ ! -d "$SOURCES/$DEBS" ]; then
-		mapfile -t parts < <(kernel_parts "$1" "$2" "$3" "$4" "${5:-}")
+		parts=$(kernel_parts "$1" "$2" "$3" "$4" "${5:-}") ||
+			die "Linux $2 is incomplete in $1: there is no ${parts##*no }" \
+				"use another version, or try again later"
+		mapfile -t parts <<<"$parts"
 		# Source and headers come first, four of them.
 		[ -z "${5:-}" ] || parts=("${parts[@]:4}")
-		[ ${#parts[@]} -gt 0 ] || die "Linux $2 in $1 lacks packages, see above"
 	fi
 	fetched "$DEBS" "$1" "Linux $2" download "${parts[@]}"
 	DEBS=$SOURCES/$DEBS
