@@ -13,8 +13,8 @@ SHELL := /bin/bash
 export KDIR KSRC QEMU_SRC DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR KERNEL JOBS
 
 demo: lab ## live-update a guest twice under traffic and check that nothing is lost
-	@lab/build-base --passed-over
-	lab/run --guests -- python3 lab/demo.py
+	@lab/build/base --passed-over
+	lab/run --guests -- python3 lab/tests/demo.py
 
 test: lab lab-kernels qemu-stock selftests test-parts ## every test, in the lab; one line of numbers at the end
 	lab/test
@@ -29,10 +29,10 @@ soak: lab test-parts ## a thousand live updates under traffic; nothing may be lo
 	lab/test soak
 
 test-qemu-10.2: lab test-parts ## the tests of the hand-over, with QEMU 10.2
-	QEMU_BASE=10.2 lab/build-base qemu
-	QEMU_BASE=10.2 lab/build-qemu stock
-	QEMU_BASE=10.2 lab/build-qemu patched
-	QEMU_BASE=10.2 lab/series qemu
+	QEMU_BASE=10.2 lab/build/base qemu
+	QEMU_BASE=10.2 lab/build/qemu stock
+	QEMU_BASE=10.2 lab/build/qemu patched
+	QEMU_BASE=10.2 lab/series/write qemu
 	QEMU_BASE=10.2 lab/test functional functional_netns hand_over full
 
 test-debug: lab-debug selftests test-parts ## the kernel selftests and more, with KASAN, lockdep, kmemleak, KCSAN
@@ -44,65 +44,65 @@ shell: lab qemu-stock ## a prompt in the lab
 lab: guest image modules qemu tools ## what the lab needs to run the demo
 
 lab-kernels: image ## the other kernels, for lab/run --kernel 6.1|7.x
-	env -u KDIR lab/build-base 6.1
-	env -u KDIR lab/build-base 7.x
-	lab/build-initrd 6.1
-	lab/build-initrd 7.x
+	env -u KDIR lab/build/base 6.1
+	env -u KDIR lab/build/base 7.x
+	lab/build/initrd 6.1
+	lab/build/initrd 7.x
 
 bases: lab selftests ## every kernel and QEMU that Debian offers now: patch, build, table; or KERNEL=series
-	lab/bases
+	lab/checks/bases
 
 ifeq ($(KDIR),)
 modules: kernel ## tun.ko for the lab; or for your kernel: KDIR=build-dir KSRC=source
 else
 modules: ## tun.ko for the lab; or for your kernel: KDIR=build-dir KSRC=source
-	lab/build-modules
+	lab/build/modules
 endif
 
 qemu: root ## QEMU with tapstate; from your own tree: QEMU_SRC=directory
-	lab/build-base qemu
+	lab/build/base qemu
 
 tools: root ## the tapstate command
-	lab/build-tools
+	lab/build/tools
 
 selftests: kernel checks ## the kernel selftests
-	lab/build-selftests
+	lab/build/selftests
 
 lab-debug: lab ## kernels that find their own faults: lab/run --kernel debug|kcsan
-	lab/build-debug-kernel debug
-	lab/build-debug-kernel kcsan
+	lab/build/debug-kernel debug
+	lab/build/debug-kernel kcsan
 
 series: kernel qemu ## mailable patch series for Linux and QEMU, in build/series
-	lab/series
+	lab/series/write
 
 series-check: lab qemu-stock test-parts ## apply both series patch by patch; build each step, and test the kernel's
-	lab/series-check
-	lab/series-check-qemu
+	lab/series/check-kernel
+	lab/series/check-qemu
 
 clean: ## remove build/; downloads and ccache stay
-	lab/clean
+	lab/build/clean
 
 distclean: ## remove the cache, too
-	lab/clean --all
+	lab/build/clean --all
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / && !seen[$$1]++ { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 root:
-	@lab/build-root
+	@lab/build/root
 checks: root
-	@lab/build-root checks
+	@lab/build/root checks
 kernel: root
-	@env -u KDIR lab/build-base 6.12
+	@env -u KDIR lab/build/base 6.12
 guest: kernel
-	@lab/build-guest
+	@lab/build/guest
 image: kernel
-	@lab/build-image
-	@lab/build-initrd 6.12
+	@lab/build/image
+	@lab/build/initrd 6.12
 qemu-stock: qemu
-	@lab/build-qemu stock
+	@lab/build/qemu stock
 # What the tests want beyond the demo: programs of QEMU's tree, and a guest that
 # boots faster but has to be compiled first
 test-parts: qemu checks kernel
-	@lab/build-qemu patched
-	@lab/build-guest small
+	@lab/build/qemu patched
+	@lab/build/guest small

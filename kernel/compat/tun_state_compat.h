@@ -3,8 +3,8 @@
  * Names of the newest tun.c, for a tun.c that lacks them.
  *
  * kernel/compat/probe writes tun_state_config.h from the source that is built.
- * lab/series puts the part after its #include into the series, as far as the
- * base needs it.
+ * lab/series/write puts the part after its #include into the series, as far as
+ * the base needs it.
  */
 #ifndef TUN_STATE_COMPAT_H
 #define TUN_STATE_COMPAT_H

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Compare the machine code of two builds of tun.ko, function by function.
 
-usage: hot_functions.py WITHOUT.ko WITH.ko [UPSTREAM.ko]
+usage: compare_functions.py WITHOUT.ko WITH.ko [UPSTREAM.ko]
 
 Every function is a hot one unless CONTROL names it. TAP on stdout; what
 differs between UPSTREAM.ko and WITH.ko is only said, in comments.
@@ -9,14 +9,12 @@ differs between UPSTREAM.ko and WITH.ko is only said, in comments.
 
 import bisect
 import difflib
-import os
 import re
 import struct
 import subprocess
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from tap import Tap  # noqa: E402
+from tap_output import Tap
 
 # Through these go packets; those that a compiler inlined are in their callers.
 HOT = '''

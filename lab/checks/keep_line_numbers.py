@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Make __LINE__ the same in a changed file as in the original.
 
-usage: keep_lines.py ORIGINAL CHANGED OUTPUT
+usage: keep_line_numbers.py ORIGINAL CHANGED OUTPUT
 
 Each line that the original has, too, keeps its number there: a #line follows
 each change. So warnings and assertions compile to the same code in both.

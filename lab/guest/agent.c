@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The guest's end of the test traffic; lab/traffic.py is the host's.
+ * The guest's end of the test traffic; lab/tests/traffic.py is the host's.
  *
  * Either end sends numbered UDP packets in many flows and counts, exactly,
  * what it received of the other's. Flows go one way only: tun moves a flow to

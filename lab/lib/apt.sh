@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # Debian's archive: mirrors, package lists and downloads, apart from the
-# system's own. To be sourced after lib.sh.
+# system's own. To be sourced after common.sh.
 
 # SUITE=URI: a made-up archive that is read along with SUITE, for tests
 LAB_EXTRA_ARCHIVE=${LAB_EXTRA_ARCHIVE:-}

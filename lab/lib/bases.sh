@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # Bases: the versions of Linux and QEMU that Debian's suites offer, and those
-# the lab was built from. To be sourced after lib.sh and apt.sh.
+# the lab was built from. To be sourced after common.sh and apt.sh.
 #
 # A base of the lab is a series, "6.12" or "qemu". Its versions come from its
-# own suites, newest first, and after them from others. lab/build-base takes the
+# own suites, newest first, and after them from others. lab/build/base takes the
 # first that patches and builds, and writes what it took to build/base-SERIES:
 # SUITE, VERSION and, of a kernel, RELEASE; then a line a version it passed over.
 
@@ -28,7 +28,7 @@ base_suites() {
 
 # suite_root SUITE: the build root with that suite's compiler
 suite_root() {
-	# shellcheck disable=SC2153 # SUITE is of lib.sh
+	# shellcheck disable=SC2153 # SUITE is of common.sh
 	case $1 in
 	"$SUITE" | "$SUITE"-*) echo "$ROOT" ;;
 	experimental) echo "$ROOT-sid" ;;
@@ -115,7 +115,7 @@ base_name() {
 	esac
 }
 
-# base_line SERIES: the base that lab/build-base tries, or has chosen
+# base_line SERIES: the base that lab/build/base tries, or has chosen
 base_line() {
 	if [ "${BASE%% *}" = "$1" ]; then
 		echo "${BASE#* }"

@@ -6,7 +6,10 @@
 
 set -euo pipefail
 
-REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+# The name of the script in messages: lab/build/qemu
+SELF=$(cd "$(dirname "$0")" && pwd -P)/${0##*/}
+SELF=${SELF#"$REPO/"}
 BUILD=$REPO/build
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/tapstate
 ROOT=$BUILD/root
@@ -31,7 +34,7 @@ fi
 
 say() { printf '%s==>%s %s\n' "$B" "$R" "$*" >&2; }
 note() { printf '    %s\n' "$*" >&2; }
-warn() { printf '%s: warning: %s\n' "${0##*/}" "$*" >&2; }
+warn() { printf '%s: warning: %s\n' "$SELF" "$*" >&2; }
 # full_disk: say which disk that is written to is full, if one is
 full_disk() {
 	local d mb
@@ -46,7 +49,7 @@ full_disk() {
 	return 1
 }
 
-# die SENTENCE [REMEDY...]. lab/build-base reads the sentence from a file. On a
+# die SENTENCE [REMEDY...]. lab/build/base reads the sentence from a file. On a
 # full disk no other remedy helps.
 die() {
 	local line full
@@ -55,7 +58,7 @@ die() {
 		set -- "$1" "$full:" "make room, then start again; what is complete is kept"
 	fi
 	[ -z "${REASON_FILE:-}" ] || echo "$1" >"$REASON_FILE" 2>/dev/null || :
-	printf '%s: error: %s\n' "${0##*/}" "$1" >&2
+	printf '%s: error: %s\n' "$SELF" "$1" >&2
 	shift
 	for line; do
 		printf '    %s\n' "$line" >&2
@@ -141,7 +144,7 @@ kernel_target() {
 	esac
 }
 
-in_root() { "$REPO/lab/in-root" "$@"; }
+in_root() { "$REPO/lab/lib/chroot" "$@"; }
 
 . "$REPO/lab/lib/apt.sh"
 . "$REPO/lab/lib/bases.sh"

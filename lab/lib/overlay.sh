@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # Patched trees: a pristine tree, the files of an overlay, and patches. To be
-# sourced after lib.sh.
+# sourced after common.sh.
 #
 # A directory of patches holds NNNN-*.patch, applied in the order of their
 # numbers, and directories with other forms of some of them: of one number, the

@@ -3,7 +3,7 @@
 #
 # Sources of Linux and QEMU, as Debian ships them: downloaded once into the
 # cache, unpacked where they are wanted. apt checks every signature. To be
-# sourced after lib.sh.
+# sourced after common.sh.
 
 SOURCES=$CACHE/sources
 

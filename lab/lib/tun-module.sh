@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Builds of tun.ko. To be sourced after lib.sh.
+# Builds of tun.ko. To be sourced after common.sh.
 
 COMPAT=$REPO/kernel/compat
 

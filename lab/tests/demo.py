@@ -21,7 +21,7 @@ import tempfile
 import time
 
 from traffic import Traffic, TrafficError, link
-from vm import QmpError, Vm, VmError, event_time, hand_over
+from qemu_vm import QmpError, Vm, VmError, event_time, hand_over
 
 DEV = "tap0"
 HOST, GUEST, PREFIX = "10.0.0.1", "10.0.0.2", 24

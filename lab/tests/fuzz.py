@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """usage: fuzz.py FUZZER DIRECTORY [RUNS [SEED]]
 
-Run tap-local-fuzz, as "lab/build-qemu fuzz" builds it, on inputs made from those
+Run tap-local-fuzz, as "lab/build/qemu fuzz" builds it, on inputs made from those
 of tap-local-seeds.py; not quite the same ones each time, even with one SEED. Its
-output, and the input that it fails with, are in DIRECTORY. Runs in lab/netns.
-Prints TAP.
+output, and the input that it fails with, are in DIRECTORY. Runs by
+lab/run-on-host. Prints TAP.
 """
 
 import os
@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 
-from tap import Tap
+from tap_output import Tap
 
 FUZZ = os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                    "../qemu/tests/fuzz")
+                    "../../qemu/tests/fuzz")
 RUNS = 600000
 LINES = 60      # of what it says when it fails
 

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """QEMU's own tests that are about what the patches touch. Prints TAP.
 
-Runs in lab/netns, in the directory where QEMU was built by lab/build-qemu and
-they by lab/build-qemu-tests. None knows the new options: all must pass as they
-do without the patches. Where QEMU's tools are built the iotests run instead,
-and, as that QEMU has neither vhost-net nor eBPF, our tests that need no guest.
+Runs by lab/run-on-host, in the directory where QEMU was built by lab/build/qemu
+and they by lab/build/qemu-tests. None knows the new options: all must pass as
+they do without the patches. Where QEMU's tools are built the iotests run
+instead, and, as that QEMU has neither vhost-net nor eBPF, our tests that need no
+guest.
 """
 
 import glob
@@ -14,7 +15,7 @@ import re
 import subprocess
 import sys
 
-from tap import Tap
+from tap_output import Tap
 
 QTESTS = ("qos-test", "netdev-socket", "migration-test", "device-plug-test",
           "device-introspect-test", "qmp-test", "qmp-cmd-test", "test-hmp")
@@ -36,7 +37,7 @@ def programs(env):
     unit = [path for path in sorted(glob.glob("tests/unit/test-*"))
             if os.path.isfile(path) and re.search(UNIT, path)]
     if not unit:
-        raise SystemExit("no unit tests: run lab/build-qemu-tests")
+        raise SystemExit("no unit tests: run lab/build/qemu-tests")
     for path in unit:
         yield [path, "--tap", "-k"]
     for name in QTESTS:

@@ -14,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from tap import Tap  # noqa: E402
+from tap_output import Tap
 
 PAIRS = (("tap-kstate", "tap-kstate-stub"), ("tap-setting", "tap-setting-stub"),
          ("tap-linux", "tap-stub"))

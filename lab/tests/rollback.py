@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Hand-overs that fail at every point, with a guest under traffic.
 
-Runs in the lab, or in lab/netns without kernel state. After each failure the
-source runs, the device is as it was, packets flow, and the next attempt
+Runs in the lab, or by lab/run-on-host without kernel state. After each failure
+the source runs, the device is as it was, packets flow, and the next attempt
 succeeds; at the end not one packet is missing. Prints TAP.
 """
 
@@ -18,12 +18,12 @@ import tempfile
 import threading
 import time
 
-from rig import ERRORS, Rig, RigError, kernel_objects, kernel_problems
-from tap import Tap
-from vm import hand_over, set_up_migration, wait_migration
+from testbed import ERRORS, Rig, RigError, kernel_objects, kernel_problems
+from tap_output import Tap
+from qemu_vm import hand_over, set_up_migration, wait_migration
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                                "../qemu/tests/functional/x86_64"))
+                                "../../qemu/tests/functional/x86_64"))
 # pylint: disable=wrong-import-position
 from tap_local_proxy import FdProxy  # noqa: E402
 

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A guest changes QEMU many times under traffic, and nothing wears out.
 
-Runs in the lab, or in lab/netns without kernel state. After each migration the
-device must be as it was; at the end no packet may be missing, and neither QEMU
-nor the kernel may hold more than after the first ones. Prints TAP.
+Runs in the lab, or by lab/run-on-host without kernel state. After each migration
+the device must be as it was; at the end no packet may be missing, and neither
+QEMU nor the kernel may hold more than after the first ones. Prints TAP.
 """
 
 import argparse
@@ -14,9 +14,9 @@ import sys
 import tempfile
 import time
 
-from rig import ERRORS, Rig, RigError, kernel_objects, kernel_problems
-from tap import Tap
-from vm import hand_over
+from testbed import ERRORS, Rig, RigError, kernel_objects, kernel_problems
+from tap_output import Tap
+from qemu_vm import hand_over
 
 # Allocators and caches fill up in the first few
 WARM_UP = 5

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is in the migration stream, next to what stock QEMU writes.
 
-Runs in the lab, or in lab/netns. Without our options both streams must be the
-same, byte for byte; with them, and kernel-state=off, a queue's section has the
-seven fields that upstream's has. Prints TAP.
+Runs in the lab, or by lab/run-on-host. Without our options both streams must be
+the same, byte for byte; with them, and kernel-state=off, a queue's section has
+the seven fields that upstream's has. Prints TAP.
 """
 
 import json
@@ -14,9 +14,9 @@ import subprocess
 import sys
 import tempfile
 
-from rig import run
-from tap import Tap
-from vm import Vm, set_up_migration
+from testbed import run
+from tap_output import Tap
+from qemu_vm import Vm, set_up_migration
 
 OURS, STOCK = "qemu-system-x86_64", "qemu-system-x86_64-stock"
 ANALYZE = os.path.join(os.environ["LAB_QEMU_SOURCE"],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A TAP, a guest under traffic behind it, and QEMUs that take turns.
 
-For tests that run in the lab, or in lab/netns without kernel state.
+For tests that run in the lab, or by lab/run-on-host without kernel state.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import subprocess
 import time
 
 from traffic import Stream, Traffic, TrafficError, link
-from vm import QmpError, Vm, VmError
+from qemu_vm import QmpError, Vm, VmError
 
 DEV = "tap0"
 HOST, GUEST, PREFIX = "10.0.0.1", "10.0.0.2", 24

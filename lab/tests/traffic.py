@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host's end of the test traffic; lab/guest-agent.c is the guest's and
+"""The host's end of the test traffic; lab/guest/agent.c is the guest's and
 describes the protocol.
 
 As a program: send and receive until Ctrl-C, or for --seconds, then say what
