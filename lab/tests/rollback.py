@@ -18,7 +18,8 @@ import tempfile
 import threading
 import time
 
-from testbed import ERRORS, Rig, RigError, kernel_objects, kernel_problems
+from testbed import (ERRORS, Testbed, TestbedError, kernel_objects,
+                     kernel_problems)
 from tap_output import Tap
 from qemu_vm import hand_over, set_up_migration, wait_migration
 
@@ -34,7 +35,7 @@ def until(condition, what, timeout=60):
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
-            raise RigError(f"timeout, waiting until {what}")
+            raise TestbedError(f"timeout, waiting until {what}")
         time.sleep(0.02)
 
 
@@ -62,8 +63,8 @@ class Failure:
     reason = "."            # a pattern in what the target says
     return_path = False     # the target tells the source
 
-    def __init__(self, rig):
-        self.rig = rig
+    def __init__(self, testbed):
+        self.testbed = testbed
 
     def tamper(self, stream, target):
         """See FdProxy"""
@@ -79,7 +80,7 @@ class Failure:
 
     def attempt(self, source, target):
         self.source = source
-        directory = self.rig.directory
+        directory = self.testbed.directory
         path, listen = (os.path.join(directory, name)
                         for name in ("failing", "proxy"))
         for vm in source, target:
@@ -111,9 +112,9 @@ class Failure:
                   "the target failed")
             reason = target.cmd("query-migrate").get("error-desc", "")
             if not re.search(self.reason, reason):
-                raise RigError(f"the target's reason is: {reason}")
+                raise TestbedError(f"the target's reason is: {reason}")
             if count := tap_fds(target):
-                raise RigError(f"the target still has {count} fds of TAPs")
+                raise TestbedError(f"the target still has {count} fds of TAPs")
             target.close()
 
 
@@ -149,7 +150,7 @@ class LaterSection(Failure):
     def tamper(self, stream, target):
         at = stream.data.rfind(b"virtio-net")
         if at < stream.marks[-1]:
-            raise RigError("the section of the NIC is not where it was")
+            raise TestbedError("the section of the NIC is not where it was")
         stream.data[at:at + 10] = b"virtio-not"
 
 
@@ -204,7 +205,7 @@ class DiskFull(Failure):
     def after(self, source, target):
         # QEMU gives no reason for this one
         if migrate_status(source) != "failed":
-            raise RigError("the disk was not full")
+            raise TestbedError("the disk was not full")
         source.cmd("blockdev-del", node_name="full")
         super().after(source, target)
 
@@ -213,35 +214,35 @@ class FewerQueues(Failure):
     """the target has fewer queues"""
     reason = f"^net0/{QUEUES // 2}/net-tap: "
 
-    def __init__(self, rig):
-        super().__init__(rig)
-        self.netdev = rig.options(QUEUES // 2) + ",incoming-fds=on"
+    def __init__(self, testbed):
+        super().__init__(testbed)
+        self.netdev = testbed.options(QUEUES // 2) + ",incoming-fds=on"
 
 
 class MoreQueues(Failure):
     """the target has more queues"""
     reason = f"^netdev 'net0' queue {QUEUES}: its file descriptor is not in"
 
-    def __init__(self, rig):
-        super().__init__(rig)
-        self.netdev = rig.options(QUEUES * 2) + ",incoming-fds=on"
+    def __init__(self, testbed):
+        super().__init__(testbed)
+        self.netdev = testbed.options(QUEUES * 2) + ",incoming-fds=on"
 
 
 class OtherName(Failure):
     """the target wants another device"""
     reason = "^netdev 'net0' queue 0: the TAP is '.*ifname=other0"
 
-    def __init__(self, rig):
-        super().__init__(rig)
-        self.netdev = rig.options() + ",incoming-fds=on,ifname=other0"
+    def __init__(self, testbed):
+        super().__init__(testbed)
+        self.netdev = testbed.options() + ",incoming-fds=on,ifname=other0"
 
 
 class Cancelled(Failure):
     """migrate_cancel when the target has some of the fds"""
     return_path = True
 
-    def __init__(self, rig):
-        super().__init__(rig)
+    def __init__(self, testbed):
+        super().__init__(testbed)
         self.reached, self.go_on = threading.Event(), threading.Event()
 
     def tamper(self, stream, target):
@@ -251,7 +252,7 @@ class Cancelled(Failure):
 
     def meanwhile(self, source, target):
         if not self.reached.wait(60):
-            raise RigError("the stream never came to the fds")
+            raise TestbedError("the stream never came to the fds")
         source.cmd("migrate_cancel")
         self.go_on.set()
 
@@ -287,41 +288,41 @@ def go_on(source):
     if status(source) == "postmigrate":
         source.cmd("cont")
     if status(source) != "running":
-        raise RigError(f"the source is {status(source)}")
+        raise TestbedError(f"the source is {status(source)}")
 
 
-def fail(rig, source, failure):
+def fail(testbed, source, failure):
     """One failure, of which nothing may be left"""
-    state, files = rig.state(), len(os.listdir(f"/proc/{source.pid}/fd"))
-    target = rig.target(failure.netdev)
+    state, files = testbed.state(), len(os.listdir(f"/proc/{source.pid}/fd"))
+    target = testbed.target(failure.netdev)
     failure.attempt(source, target)
     go_on(source)
-    rig.check_state(state, "by the failure")
-    rig.progress()
-    rig.check_state(state, "when the source went on")
+    testbed.check_state(state, "by the failure")
+    testbed.progress()
+    testbed.check_state(state, "when the source went on")
     if len(os.listdir(f"/proc/{source.pid}/fd")) != files:
-        raise RigError("the source has other fds than before")
+        raise TestbedError("the source has other fds than before")
     target.close()
 
 
-def succeed(rig, source, kill=False):
-    target = rig.target()
-    state = rig.state()
+def succeed(testbed, source, kill=False):
+    target = testbed.target()
+    state = testbed.state()
     # Those of the failure are not about this one
     source.qmp.events.clear()
     for vm in source, target:
         vm.cmd("migrate-set-capabilities", capabilities=[
             {"capability": "return-path", "state": False}])
-    hand_over(source, target, os.path.join(rig.directory, "migrate"))
+    hand_over(source, target, os.path.join(testbed.directory, "migrate"))
     if kill:
         source.process.kill()
         source.close()
     target.cmd("cont")
     if not kill:
         source.quit()
-    rig.check_state(state, "by the migration")
-    rig.progress()
-    rig.check_vhost(target)
+    testbed.check_state(state, "by the migration")
+    testbed.progress()
+    testbed.check_vhost(target)
     return target
 
 
@@ -335,7 +336,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     tap = Tap()
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="fail-") as shm, \
-            Rig(shm, QUEUES, args.rate, args.vhost) as rig:
+            Testbed(shm, QUEUES, args.rate, args.vhost) as testbed:
         def step(text, work, *arguments):
             result = None
             try:
@@ -345,28 +346,28 @@ def main():
             tap.result(result is not False and result is not None, text)
             return result
 
-        vm = step("the guest is up", rig.boot)
+        vm = step("the guest is up", testbed.boot)
         if not vm:
             return tap.end()
         objects = kernel_objects()
         for failure in FAILURES:
             def one(failure=failure):
-                fail(rig, vm, failure(rig))
+                fail(testbed, vm, failure(testbed))
                 return True
             if not step(f"goes on: {failure.__doc__}", one):
                 return tap.end()
-            if not (moved := step("and then succeeds", succeed, rig, vm)):
+            if not (moved := step("and then succeeds", succeed, testbed, vm)):
                 return tap.end()
             vm = moved
         if moved := step("goes on: source killed after the hand-over",
-                         succeed, rig, vm, True):
+                         succeed, testbed, vm, True):
             vm = moved
             checks = {}
             if objects:
                 checks["nothing is left in the kernel"] = list(
                     kernel_problems(objects, kernel_objects()))
             try:
-                checks["no packet is missing"] = rig.finish()
+                checks["no packet is missing"] = testbed.finish()
             except ERRORS as error:
                 checks["no packet is missing"] = [str(error)]
             for text, problems in checks.items():

@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 
-from testbed import ERRORS, Rig, RigError, kernel_objects, kernel_problems
+from testbed import (ERRORS, Testbed, TestbedError, kernel_objects,
+                     kernel_problems)
 from tap_output import Tap
 from qemu_vm import hand_over
 
@@ -41,19 +42,19 @@ def rss(pid):
         for line in status:
             if line.startswith("RssAnon:"):
                 return int(line.split()[1])
-    raise RigError(f"process {pid} has no memory")
+    raise TestbedError(f"process {pid} has no memory")
 
 
-def migrate(rig, source):
-    target = rig.target()
-    before = rig.state()
-    hand_over(source, target, os.path.join(rig.directory, "migrate"))
-    rig.check_state(before, "in the hand-over")
+def migrate(testbed, source):
+    target = testbed.target()
+    before = testbed.state()
+    hand_over(source, target, os.path.join(testbed.directory, "migrate"))
+    testbed.check_state(before, "in the hand-over")
     target.cmd("cont")
     source.quit()
-    rig.check_state(before, "when the guest went on")
-    rig.progress()
-    rig.check_vhost(target)
+    testbed.check_state(before, "when the guest went on")
+    testbed.progress()
+    testbed.check_vhost(target)
     return target
 
 
@@ -74,13 +75,13 @@ def check_flat(first, last):
     return problems + list(kernel_problems(first[2], last[2]))
 
 
-def soak(rig, migrations):
+def soak(testbed, migrations):
     """Problems"""
-    vm = rig.boot()
+    vm = testbed.boot()
     first = None
     start = time.monotonic()
     for number in range(1, migrations + 1):
-        vm = migrate(rig, vm)
+        vm = migrate(testbed, vm)
         if number == min(WARM_UP, migrations - 1):
             first = measure(vm)
         if number % 50 == 0:
@@ -88,11 +89,11 @@ def soak(rig, migrations):
                   flush=True)
     seconds = time.monotonic() - start
     last = measure(vm)
-    problems = rig.finish() + check_flat(first, last)
+    problems = testbed.finish() + check_flat(first, last)
     vm.quit()
     print(f"# {migrations} migrations in {seconds:.0f} s, kernel state: "
-          f"{'yes' if rig.reports_state else 'no'}, vhost: "
-          f"{'yes' if rig.vhost else 'no'}")
+          f"{'yes' if testbed.reports_state else 'no'}, vhost: "
+          f"{'yes' if testbed.vhost else 'no'}")
     print(f"# QEMU: {sum(first[0].values())} fds, then "
           f"{sum(last[0].values())}; {first[1]} KiB, then {last[1]}")
     return problems
@@ -110,9 +111,9 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     tap = Tap()
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="soak-") as shm, \
-            Rig(shm, args.queues, args.rate, args.vhost) as rig:
+            Testbed(shm, args.queues, args.rate, args.vhost) as testbed:
         try:
-            problems = soak(rig, args.migrations)
+            problems = soak(testbed, args.migrations)
         except ERRORS as error:
             problems = [str(error)]
     for problem in problems:

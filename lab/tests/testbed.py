@@ -24,20 +24,20 @@ SLABS = ("sock_inode_cache", "tun_flow_cache", "UNIX", "PING", "RAW", "TCP")
 FILES_BATCH = 32
 
 
-class RigError(Exception):
+class TestbedError(Exception):
     pass
 
 
-# All that a test of a rig can end with
-ERRORS = (RigError, VmError, QmpError, TrafficError, OSError)
+# All that a test with a Testbed can end with
+ERRORS = (TestbedError, VmError, QmpError, TrafficError, OSError)
 
 
 def run(*command):
     result = subprocess.run(command, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True)
     if result.returncode:
-        raise RigError(f"'{' '.join(command)}' failed: "
-                       f"{result.stderr.strip()}")
+        raise TestbedError(f"'{' '.join(command)}' failed: "
+                           f"{result.stderr.strip()}")
     return result.stdout
 
 
@@ -89,7 +89,7 @@ def kernel_problems(first, last):
             yield f"the kernel had {before} {name} and has {after}"
 
 
-class Rig:
+class Testbed:
     """Use as a context manager: what it made goes at the end"""
 
     def __init__(self, directory, queues=4, rate=100, vhost=False):
@@ -172,7 +172,7 @@ class Rig:
         try:
             self.traffic.wait_progress(max(self.rate // 10, 1))
         except TrafficError as error:
-            raise RigError("\n".join([str(error), *self.where()])) from None
+            raise TestbedError("\n".join([str(error), *self.where()])) from None
 
     def where(self):
         """Lines that tell where packets got stuck"""
@@ -223,8 +223,9 @@ class Rig:
                       encoding="ascii") as comm:
                 names.add(comm.read().strip())
         if any(name.startswith("vhost-") for name in names) != self.vhost:
-            raise RigError(f"vhost={'on' if self.vhost else 'off'}, and the "
-                           f"threads of {vm.name} are {sorted(names)}")
+            raise TestbedError(
+                f"vhost={'on' if self.vhost else 'off'}, and the threads of "
+                f"{vm.name} are {sorted(names)}")
 
     def state(self):
         """All that should survive, as the kernel reports it"""
@@ -241,7 +242,8 @@ class Rig:
     def check_state(self, before, when):
         after = self.state()
         if before != after:
-            raise RigError(f"the state changed {when}:\n  {before}\n  {after}")
+            raise TestbedError(
+                f"the state changed {when}:\n  {before}\n  {after}")
 
     def finish(self):
         """End the traffic; problems, and a Report of the packets"""
