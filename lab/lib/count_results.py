@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Count the results in logs of TAP.
+
+usage: count_results.py LOG...
+
+Print "passed failed skipped" of all logs; say on stderr which are skipped.
+"""
+
+import re
+import sys
+
+
+def count(lines):
+    """Return (passed, failed, [skipped lines]) of TAP.
+
+    kselftest's runner prints the TAP of each test program behind "# ", then a
+    line of its own for the program, "ok N selftests: ...". That line counts
+    only for a program that said nothing itself, or failed without saying so.
+    """
+    passed = failed = inner = inner_bad = 0
+    skipped = []
+    for line in lines:
+        line = line.rstrip()
+        # Not "#ok": a plain comment may say that.
+        match = re.match(r'(# +)?(not ok|ok) \d+(.*)', line)
+        if not match:
+            continue
+        good, rest = match[2] == 'ok', match[3]
+        if re.match(r' selftests: ', rest):
+            if not inner or (not good and not inner_bad):
+                if re.search(r'# SKIP', rest):
+                    skipped.append(line)
+                elif good:
+                    passed += 1
+                else:
+                    failed += 1
+            inner = inner_bad = 0
+            continue
+        if match[1]:
+            inner += 1
+            inner_bad += not good
+        if re.search(r'# SKIP', rest, re.IGNORECASE):
+            skipped.append(line)
+        elif good:
+            passed += 1
+        else:
+            failed += 1
+    return passed, failed, skipped
+
+
+def main():
+    """Do what the usage says."""
+    total = [0, 0, 0]
+    for name in sys.argv[1:]:
+        with open(name, encoding='utf-8', errors='replace') as log:
+            passed, failed, skipped = count(log)
+        total = [total[0] + passed, total[1] + failed,
+                 total[2] + len(skipped)]
+        for line in skipped:
+            print(f'skipped: {line}', file=sys.stderr)
+    print(*total)
+
+
+if __name__ == '__main__':
+    main()
