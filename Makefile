@@ -20,23 +20,23 @@ test: lab lab-kernels qemu-stock selftests test-parts ## every test, in the lab;
 	lab/test
 
 test-all-kernels: lab lab-kernels selftests test-parts ## kernel selftests and basic tests of the hand-over, on each of three kernels
-	lab/test selftests kernels functional functional_kernels
+	lab/test selftests selftests_kernels basic_in_lab basic_kernels
 
 test-full: test ## and all that takes longer, but for soak, test-debug and the other kernels
 	lab/test full
 
 soak: lab test-parts ## a thousand live updates under traffic; nothing may be lost or left behind
-	lab/test soak
+	lab/test soak_1000
 
 test-qemu-10.2: lab test-parts ## the tests of the hand-over, with QEMU 10.2
 	QEMU_BASE=10.2 lab/build/base qemu
 	QEMU_BASE=10.2 lab/build/qemu stock
 	QEMU_BASE=10.2 lab/build/qemu patched
 	QEMU_BASE=10.2 lab/series/write qemu
-	QEMU_BASE=10.2 lab/test functional functional_netns hand_over full
+	QEMU_BASE=10.2 lab/test hand_over full
 
 test-debug: lab-debug selftests test-parts ## the kernel selftests and more, with KASAN, lockdep, kmemleak, KCSAN
-	lab/test debug kcsan
+	lab/test selftests_debug selftests_kcsan
 
 shell: lab qemu-stock ## a prompt in the lab
 	lab/run --guests --shell
