@@ -125,6 +125,14 @@ base_line() {
 }
 BASE=${BASE:-}
 
+# series_name SERIES
+series_name() {
+	case $1 in
+	qemu*) echo "QEMU $QEMU_BASE" ;;
+	*) echo "Linux $1" ;;
+	esac
+}
+
 # kernel_release K: the release of it, as uname -r says it
 kernel_release() { base_line "$1" | awk '{ print $3 }' | grep .; }
 
