@@ -48,6 +48,13 @@ die_of_download() {
 		"then start again: what is complete is not downloaded twice"
 }
 
+# stale_policy: as a line of apt's configuration, the machine's own word on
+# package lists that have expired, which a mirror may have of a suite
+stale_policy() {
+	apt-config dump --no-empty Acquire::Check-Valid-Until | grep . ||
+		echo 'Acquire::Check-Valid-Until "true";'
+}
+
 # host_tool COMMAND PACKAGE: install it when it is not there.
 host_tool() {
 	command -v "$1" >/dev/null && return
