@@ -36,6 +36,13 @@ suite_root() {
 	esac
 }
 
+# need_suite_root SUITE: have that build root
+need_suite_root() {
+	local root
+	root=$(suite_root "$1")
+	[ "$root" = "$ROOT" ] || "$REPO/lab/build/root" "${root#"$ROOT-"}"
+}
+
 # newest_first: sort lines "SUITE VERSION ..." by version
 newest_first() {
 	local sorted=() line version other i
