@@ -158,7 +158,8 @@ kernel_root() {
 # headers, and with a fifth argument of the kernel and its modules, too. From
 # 7.x on the image package is empty: kernel, modules, and the lists of them, are
 # packages of their own, and the newest kernel may not be signed yet. Where one is
-# not there in that version, fail, and end with "no PACKAGE".
+# not there in that version, fail, and end with "no PACKAGE" or with "no PACKAGE or
+# PACKAGE".
 kernel_parts() {
 	suite_packages "$1" | awk -v v="$2" -v rel="$3" -v series="$4" -v all="${5:-}" '
 		$2 == v { has[$1] = 1 }
@@ -166,7 +167,7 @@ kernel_parts() {
 		function first(a, b) {
 			if (has[a]) return show(a)
 			if (has[b]) return show(b)
-			print "no " a
+			print "no " a (a == b ? "" : " or " b)
 			exit failed = 1
 		}
 		END {
