@@ -25,16 +25,15 @@
  *	finish run=N count=N		stop after packet N
  *	status
  *
- * usage: tapstate-agent [DEV], tapstate-agent --set-queues DEV N
+ * usage: tapstate-agent [DEV]
  *
  * The guest's clock paces the packets and is used for nothing else: it stands
  * still while the machine is stopped.
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <glob.h>
 #include <inttypes.h>
-#include <linux/ethtool.h>
-#include <linux/sockios.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <poll.h>
@@ -196,35 +195,18 @@ static uint64_t socket_drops(void)
 	return drops;
 }
 
-static int ethtool(void *data)
+/* Pairs of queues in use */
+static size_t get_queues(void)
 {
-	struct ifreq ifr = { .ifr_data = data };
-	int ret;
+	char pattern[64];
+	glob_t queues;
+	size_t count;
 
-	strncpy(ifr.ifr_name, ifname, IFNAMSIZ - 1);
-	ret = ioctl(control, SIOCETHTOOL, &ifr);
-	return ret < 0 ? -errno : 0;
-}
-
-static unsigned int get_queues(void)
-{
-	struct ethtool_channels ch = { .cmd = ETHTOOL_GCHANNELS };
-
-	return ethtool(&ch) ? 1 : ch.combined_count;
-}
-
-static int set_queues(const char *count)
-{
-	struct ethtool_channels ch = { .cmd = ETHTOOL_GCHANNELS };
-	int ret = ethtool(&ch);
-
-	ch.cmd = ETHTOOL_SCHANNELS;
-	ch.combined_count = atoi(count);
-	ret = ret ? ret : ethtool(&ch);
-	if (ret)
-		printf("tapstate-agent: %s: cannot use %s of %u queues: %s\n",
-		       ifname, count, ch.max_combined, strerror(-ret));
-	return !!ret;
+	snprintf(pattern, sizeof(pattern), "/sys/class/net/%s/queues/tx-*",
+		 ifname);
+	count = glob(pattern, 0, NULL, &queues) ? 0 : queues.gl_pathc;
+	globfree(&queues);
+	return count;
 }
 
 /* Interrupts per queue show which queues were in use */
@@ -570,7 +552,7 @@ static void answer(void)
 	if (error) {
 		len = append(reply, sizeof(reply), len, "%s", error);
 	} else {
-		len = append(reply, sizeof(reply), len, " queues=%u",
+		len = append(reply, sizeof(reply), len, " queues=%zu",
 			     get_queues());
 		len = append_status(reply, sizeof(reply), len);
 	}
@@ -583,11 +565,6 @@ int main(int argc, char **argv)
 	struct pollfd fds[1 + PORTS];
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	if (argc == 4 && !strcmp(argv[1], "--set-queues")) {
-		ifname = argv[2];
-		control = udp_socket(0);
-		return set_queues(argv[3]);
-	}
 	if (argc > 1)
 		ifname = argv[1];
 
@@ -596,7 +573,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < PORTS; i++)
 		fds[1 + i] = (struct pollfd) { .fd = rx[i], .events = POLLIN };
 
-	printf("tapstate-agent: ready on %s, %u queues\n", ifname,
+	printf("tapstate-agent: ready on %s, %zu queues\n", ifname,
 	       get_queues());
 
 	for (;;) {

@@ -379,7 +379,7 @@ class TapLocalConfigs(TapLocalTest):
         self.plug(vm)
         status, output = shell.run(
             'until [ -e /sys/class/net/eth0 ]; do sleep 1; done; '
-            f'tapstate-agent --set-queues eth0 {QUEUES} && '
+            f'ethtool -L eth0 combined {QUEUES} && '
             f'ip link set eth0 up && ip addr add {GUEST_IP}/24 dev eth0',
             self.timeout)
         self.assertEqual(status, 0, output)
@@ -984,7 +984,7 @@ class TapLocalConfigs(TapLocalTest):
 
         def set_queues(count):
             status, output = shell.run(
-                f'tapstate-agent --set-queues eth0 {count}', self.timeout)
+                f'ethtool -L eth0 combined {count}', self.timeout)
             self.assertEqual(status, 0, output)
 
         self.assertEqual(self.attached(vm), [True] * QUEUES)
