@@ -48,7 +48,7 @@ def migrate_status(vm):
 
 
 def tap_fds(vm):
-    path = f"/proc/{vm.pid}/fd"
+    path = f"/proc/{vm.get_pid()}/fd"
     return sum(os.readlink(f"{path}/{fd}") == "/dev/net/tun"
                for fd in os.listdir(path))
 
@@ -107,7 +107,7 @@ class Failure:
 
     def after(self, source, target):
         """The target, if it is still there, failed and has no TAP"""
-        if target.process.poll() is None:
+        if target.is_running():
             until(lambda: migrate_status(target) == "failed",
                   "the target failed")
             reason = target.cmd("query-migrate").get("error-desc", "")
@@ -115,7 +115,7 @@ class Failure:
                 raise TestbedError(f"the target's reason is: {reason}")
             if count := tap_fds(target):
                 raise TestbedError(f"the target still has {count} fds of TAPs")
-            target.close()
+            target.kill()
 
 
 def dropped_after(messages):
@@ -136,11 +136,10 @@ def killed_after(messages):
 
         def sent(self, target):
             until(lambda: tap_fds(target) == messages, "the fds arrived")
-            target.process.kill()
+            os.kill(target.get_pid(), signal.SIGKILL)
 
         def after(self, source, target):
             target.wait()
-            target.close()
     return Killed
 
 
@@ -185,8 +184,8 @@ class NoFds(Failure):
     reason = r"^netdev 'net0' queue \d: no file descriptor came"
 
     def prepare(self, target):
-        used = len(os.listdir(f"/proc/{target.pid}/fd"))
-        resource.prlimit(target.pid, resource.RLIMIT_NOFILE,
+        used = len(os.listdir(f"/proc/{target.get_pid()}/fd"))
+        resource.prlimit(target.get_pid(), resource.RLIMIT_NOFILE,
                          (used + 3, used + 3))
 
 
@@ -262,8 +261,7 @@ class Completed(Failure):
 
     def after(self, source, target):
         wait_migration(target)
-        target.process.kill()
-        target.close()
+        target.kill()
 
 
 class Reverted(Failure):
@@ -293,30 +291,29 @@ def go_on(source):
 
 def fail(testbed, source, failure):
     """One failure, of which nothing may be left"""
-    state, files = testbed.state(), len(os.listdir(f"/proc/{source.pid}/fd"))
+    state, files = testbed.state(), len(os.listdir(f"/proc/{source.get_pid()}/fd"))
     target = testbed.target(failure.netdev)
     failure.attempt(source, target)
     go_on(source)
     testbed.check_state(state, "by the failure")
     testbed.progress()
     testbed.check_state(state, "when the source went on")
-    if len(os.listdir(f"/proc/{source.pid}/fd")) != files:
+    if len(os.listdir(f"/proc/{source.get_pid()}/fd")) != files:
         raise TestbedError("the source has other fds than before")
-    target.close()
+    target.kill()
 
 
 def succeed(testbed, source, kill=False):
     target = testbed.target()
     state = testbed.state()
-    # Those of the failure are not about this one
-    source.qmp.events.clear()
+    # Forget the events of the failure.
+    source.get_qmp_events()
     for vm in source, target:
         vm.cmd("migrate-set-capabilities", capabilities=[
             {"capability": "return-path", "state": False}])
     hand_over(source, target, os.path.join(testbed.directory, "migrate"))
     if kill:
-        source.process.kill()
-        source.close()
+        source.kill()
     target.cmd("cont")
     if not kill:
         source.quit()
@@ -342,7 +339,7 @@ def main():
             try:
                 result = work(*arguments)
             except ERRORS as error:
-                print("# " + str(error).replace("\n", "\n# "))
+                testbed.complain(error)
             tap.result(result is not False and result is not None, text)
             return result
 

@@ -29,9 +29,11 @@ def fds(pid):
     path = f"/proc/{pid}/fd"
     for fd in os.listdir(path):
         try:
-            kind = os.readlink(f"{path}/{fd}").split(":")[0]
+            # "socket" of "socket:[1234]", ".log" of a log's path
+            file = os.readlink(f"{path}/{fd}").split(":")[0]
         except FileNotFoundError:
             continue
+        kind = os.path.splitext(file)[1] or file
         kinds[kind] = kinds.get(kind, 0) + 1
     return kinds
 
@@ -60,7 +62,7 @@ def migrate(testbed, source):
 
 def measure(vm):
     vm.cmd("query-status")
-    return fds(vm.pid), rss(vm.pid), kernel_objects()
+    return fds(vm.get_pid()), rss(vm.get_pid()), kernel_objects()
 
 
 def check_flat(first, last):
@@ -115,7 +117,8 @@ def main():
         try:
             problems = soak(testbed, args.migrations)
         except ERRORS as error:
-            problems = [str(error)]
+            testbed.complain(error)
+            problems = [f"it ended early: {error!r}"]
     for problem in problems:
         print("# " + problem.replace("\n", "\n# "))
     tap.result(not problems, f"{args.migrations} migrations, {args.queues} "

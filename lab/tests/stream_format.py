@@ -18,7 +18,7 @@ from testbed import run
 from tap_output import Tap
 from qemu_vm import Vm, set_up_migration
 
-OURS, STOCK = "qemu-system-x86_64", "qemu-system-x86_64-stock"
+PATCHED, STOCK = "qemu-system-x86_64", "qemu-system-x86_64-stock"
 ANALYZE = os.path.join(os.environ["LAB_QEMU_SOURCE"],
                        "scripts/analyze-migration.py")
 SEVEN = ["queue.fd", "queue.using_vnet_hdr", "queue.has_ufo", "queue.has_uso",
@@ -67,7 +67,7 @@ def description(stream, directory):
 
 
 def stream_of(binary, nic, netdev, directory, local):
-    with Vm(binary, vm_args(nic, netdev), binary=binary) as vm:
+    with Vm(binary, vm_args(nic, netdev), directory, binary) as vm:
         vm.start()
         if local:
             set_up_migration(vm)
@@ -89,10 +89,10 @@ def main():
             plain = (f"tap,id=net0,ifname=tap{queues},queues={queues},"
                      "script=no,downscript=no")
             streams = [stream_of(binary, nic, plain, directory, False)
-                       for binary in (STOCK, OURS)]
+                       for binary in (STOCK, PATCHED)]
             tap.result(streams[0] == streams[1] and len(streams[0]) > 1000,
                        f"{nic}: without the options the same as stock")
-            option = stream_of(OURS, nic, plain +
+            option = stream_of(PATCHED, nic, plain +
                                ",local-migration-supported=on", directory,
                                False)
             # Sections are numbered, and one that is left out has its number
@@ -102,7 +102,7 @@ def main():
                        f"{nic}: without parameter 'local' the same sections")
 
         queues = queues_of(stream_of(
-            OURS, nic, plain + ",local-migration-supported=on,"
+            PATCHED, nic, plain + ",local-migration-supported=on,"
             "kernel-state=off", directory, True), directory)
         names = [[field["name"] for field in queue["fields"]]
                  for queue in queues]

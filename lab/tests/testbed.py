@@ -11,8 +11,8 @@ import re
 import subprocess
 import time
 
+import qemu_vm
 from traffic import Stream, Traffic, TrafficError, link
-from qemu_vm import QmpError, Vm, VmError
 
 DEV = "tap0"
 HOST, GUEST, PREFIX = "10.0.0.1", "10.0.0.2", 24
@@ -22,6 +22,8 @@ MEMORY = 128
 SLABS = ("sock_inode_cache", "tun_flow_cache", "UNIX", "PING", "RAW", "TCP")
 # That of the kernel with up to 16 CPUs
 FILES_BATCH = 32
+# QEMUs whose logs go to $LAB_OUT: a soak test starts a thousand
+KEPT_LOGS = 4
 
 
 class TestbedError(Exception):
@@ -29,7 +31,7 @@ class TestbedError(Exception):
 
 
 # All that a test with a Testbed can end with
-ERRORS = (TestbedError, VmError, QmpError, TrafficError, OSError)
+ERRORS = (TestbedError, TrafficError, *qemu_vm.ERRORS)
 
 
 def run(*command):
@@ -109,9 +111,11 @@ class Testbed:
         return self
 
     def __exit__(self, *exc):
-        for end in self.stream, self.traffic, *self.vms:
+        for end in self.stream, self.traffic:
             if end:
                 end.close()
+        for vm in self.vms:
+            vm.kill()
         if self.made_tap:
             subprocess.run(["ip", "link", "del", DEV])
 
@@ -123,7 +127,7 @@ class Testbed:
     def vm(self, netdev, *more):
         self.count += 1
         queues = self.queues
-        vm = Vm(f"qemu{self.count}", [
+        vm = qemu_vm.Vm(f"qemu{self.count}", [
             "-machine", "pc,memory-backend=mem", "-accel",
             os.environ.get("LAB_GUEST_ACCEL", "tcg"), "-m", f"{MEMORY}M",
             "-object", f"memory-backend-file,id=mem,size={MEMORY}M,"
@@ -132,40 +136,59 @@ class Testbed:
             "-initrd", os.environ["LAB_GUEST_INITRD"],
             "-append", "console=ttyS0 quiet panic=-1 "
             f"tapstate.ip={GUEST}/{PREFIX} tapstate.queues={queues}",
-            # A guest that crashes stays for where() to see
+            # Keep a guest that crashed, for where()
             "-action", "reboot=shutdown,shutdown=pause",
             "-netdev", netdev, "-device", "virtio-net-pci,netdev=net0,mq=on,"
             f"romfile=,vectors={2 * queues + 2},mac={GUEST_MAC}", *more],
-            log_dir=self.logs if self.count == 1 else None)
-        self.vms = [v for v in self.vms if v.process.poll() is None] + [vm]
+            self.logs if self.count <= KEPT_LOGS else self.directory)
+        self.vms = [v for v in self.vms if v.is_running()] + [vm]
         return vm.start()
 
     def target(self, netdev=None, *more):
-        """A QEMU that waits, and will not run by itself"""
+        """A QEMU that waits for a migration, and does not run by itself"""
         return self.vm(netdev or self.options() + ",incoming-fds=on",
                        "-incoming", "defer", "-S", *more)
 
-    def boot(self):
-        """A QEMU whose guest is up and has traffic"""
+    def make_tap(self, *options):
+        """Make the TAP; OPTIONS are more options of 'ip tuntap add'."""
         run("ip", "tuntap", "add", "dev", DEV, "mode", "tap", "vnet_hdr",
-            *(["multi_queue"] if self.queues > 1 else []))
+            *(["multi_queue"] if self.queues > 1 else []), *options)
         self.made_tap = True
         run("ip", "link", "set", DEV, "mtu", "1400")
         run("ip", "addr", "add", f"{HOST}/{PREFIX}", "dev", DEV)
         run("ip", "link", "set", DEV, "up")
+        # Resolve the guest now: a packet that waits for ARP could be lost there.
         run("ip", "neigh", "replace", GUEST, "lladdr", GUEST_MAC, "nud",
             "permanent", "dev", DEV)
-        vm = self.vm(self.options() + f",ifname={DEV},script=no,downscript=no")
+
+    def start_guest(self, options=""):
+        """A QEMU whose guest is up; OPTIONS go to its netdev."""
+        vm = self.vm(self.options() +
+                     f",ifname={DEV},script=no,downscript=no{options}")
         vm.wait_console("tapstate-agent: ready", 300)
         self.reports_state = subprocess.run(
             ["tapstate", "show", DEV], stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL).returncode == 0
         self.traffic = Traffic(HOST, GUEST, link(DEV).mac, self.rate)
+        return vm
+
+    def boot(self):
+        """A QEMU whose guest is up and has traffic"""
+        self.make_tap()
+        vm = self.start_guest()
         self.stream = Stream(GUEST)
         self.traffic.start()
         self.stream.start()
         self.progress()
         return vm
+
+    def complain(self, error):
+        """Print an error, and the last words of each QEMU, as comments of TAP."""
+        lines = str(error).splitlines() or [repr(error)]
+        for vm in self.vms:
+            lines += vm.last_words()
+        for line in lines:
+            print(f"# {line}", flush=True)
 
     def progress(self):
         """Until packets arrived each way"""
@@ -189,15 +212,14 @@ class Testbed:
             status = error
         yield f"the guest's agent: {status}"
         for vm in self.vms:
-            if vm.process.poll() is None:
+            if vm.is_running():
                 try:
                     yield from self.where_in(vm)
-                except (QmpError, VmError) as error:
-                    yield str(error)
+                except qemu_vm.ERRORS as error:
+                    yield f"{vm.name}: {error!r}"
 
     def where_in(self, vm):
-        for line in vm.console.splitlines()[-40:]:
-            yield f"{vm.name}: console: {line}"
+        yield from vm.last_words(40)
         words = [vm.cmd("query-status")["status"]]
         for command in "info registers", "info lapic":
             text = vm.cmd("human-monitor-command", command_line=command)
@@ -218,8 +240,8 @@ class Testbed:
     def check_vhost(self, vm):
         """That it is vhost, if wanted, that takes the packets"""
         names = set()
-        for task in os.listdir(f"/proc/{vm.pid}/task"):
-            with open(f"/proc/{vm.pid}/task/{task}/comm",
+        for task in os.listdir(f"/proc/{vm.get_pid()}/task"):
+            with open(f"/proc/{vm.get_pid()}/task/{task}/comm",
                       encoding="ascii") as comm:
                 names.add(comm.read().strip())
         if any(name.startswith("vhost-") for name in names) != self.vhost:
