@@ -10,9 +10,13 @@ differs between UPSTREAM.ko and WITH.ko is only said, in comments.
 import bisect
 import difflib
 import re
-import struct
 import subprocess
 import sys
+
+from elftools.elf.constants import SH_FLAGS
+from elftools.elf.elffile import ELFFile
+from elftools.elf.enums import ENUM_RELOC_TYPE_x64
+from elftools.elf.relocation import RelocationSection
 
 from tap_output import Tap
 
@@ -44,6 +48,9 @@ CONTROL = re.compile(r'''
 # unwinder's tables are no code.
 IGNORED_TABLES = re.compile(r'\.orc_|\.debug|__mcount_loc|__patchable_func')
 
+PC_RELATIVE = (ENUM_RELOC_TYPE_x64['R_X86_64_PC32'],
+               ENUM_RELOC_TYPE_x64['R_X86_64_PLT32'])
+
 NOP = re.compile(r'(data16 |cs |ds )*(nop|nopw|nopl|xchg +%ax,%ax)\b')
 
 
@@ -53,73 +60,57 @@ class Module:
     def __init__(self, path):
         self.path = path
         with open(path, 'rb') as file:
-            self.raw = file.read()
-        self.read_sections()
-        self.read_symbols()
-        self.relocs = {}    # section -> {offset: (type, symbol, addend)}
-        for sec in self.sections:
-            if sec['type'] == 4:
-                self.read_relocs(sec)
+            elf = ELFFile(file)
+            if elf.get_machine_arch() != 'x64':
+                sys.exit(f'{path}: not an ELF file of x86-64')
+            self.sections = list(elf.iter_sections())
+            self.data = [sec.data() for sec in self.sections]
+            self.read_symbols(elf.get_section_by_name('.symtab'))
+            self.relocs = {}    # section -> {offset: (type, symbol, addend)}
+            for sec in self.sections:
+                if isinstance(sec, RelocationSection) and \
+                        self.has(sec['sh_info'], SH_FLAGS.SHF_ALLOC):
+                    self.read_relocs(sec)
         self.refs = self.referenced()
         self.steps = {}     # section -> [offsets of instructions]
         self.notes = self.patch_sites()
         self.functions = self.disassemble()
 
-    def read_sections(self):
-        """Fill in self.sections from the section headers."""
-        if self.raw[:6] != b'\x7fELF\x02\x01':
-            sys.exit(f'{self.path}: not an ELF file of x86-64')
-        shoff, = struct.unpack_from('<Q', self.raw, 0x28)
-        size, num, strndx = struct.unpack_from('<3H', self.raw, 0x3a)
-        names = ('name', 'type', 'flags', 'addr', 'offset', 'size', 'link',
-                 'info', 'align', 'entsize')
-        self.sections = [
-            dict(zip(names, struct.unpack_from('<IIQQQQIIQQ', self.raw,
-                                               shoff + i * size)))
-            for i in range(num)]
-        for sec in self.sections:
-            sec['name'] = self.string(
-                self.sections[strndx]['offset'] + sec['name'])
+    def has(self, shndx, flags):
+        """Tell if a section has all of these flags."""
+        return self.sections[shndx]['sh_flags'] & flags == flags
 
-    def string(self, offset):
-        """The C string there."""
-        return self.raw[offset:self.raw.index(b'\0', offset)].decode()
-
-    def read_symbols(self):
+    def read_symbols(self, table):
         """Fill in self.symbols and, by section, those that have a place."""
         self.symbols, self.placed = [], {}
-        tab, = [s for s in self.sections if s['type'] == 2]
-        names = self.sections[tab['link']]['offset']
-        for off in range(tab['offset'], tab['offset'] + tab['size'], 24):
-            name, info, _, shndx, value, size = struct.unpack_from(
-                '<IBBHQQ', self.raw, off)
-            name = self.string(names + name)
-            kind = info & 0xf
-            if kind == 3:
-                name = self.sections[shndx]['name']
-            self.symbols.append((name, kind, shndx, value))
-            if kind in (0, 1, 2) and 0 < shndx < 0xff00 and \
+        for sym in table.iter_symbols():
+            name, shndx = sym.name, sym['st_shndx']
+            kind = sym['st_info']['type']
+            shndx = shndx if isinstance(shndx, int) else 0
+            if kind == 'STT_SECTION':
+                name = self.sections[shndx].name
+            self.symbols.append((name, kind, shndx, sym['st_value']))
+            if kind in ('STT_NOTYPE', 'STT_OBJECT', 'STT_FUNC') and shndx and \
                     not name.startswith(('__pfx_', '.L')):
-                self.placed.setdefault(shndx, []).append((value, size, name))
+                self.placed.setdefault(shndx, []).append(
+                    (sym['st_value'], sym['st_size'], name))
         for places in self.placed.values():
             places.sort()
 
     def read_relocs(self, sec):
         """Add the relocations of one section."""
-        table = self.relocs.setdefault(sec['info'], {})
-        for off in range(sec['offset'], sec['offset'] + sec['size'], 24):
-            where, info, addend = struct.unpack_from('<QQq', self.raw, off)
-            table[where] = (info & 0xffffffff, info >> 32, addend)
+        self.relocs.setdefault(sec['sh_info'], {}).update(
+            (rel['r_offset'],
+             (rel['r_info_type'], rel['r_info_sym'], rel['r_addend']))
+            for rel in sec.iter_relocations())
 
     def referenced(self):
         """{section: [offsets]} of all that something points at."""
         refs = {}
-        for shndx, table in self.relocs.items():
-            if not self.sections[shndx]['flags'] & 2:
-                continue
+        for table in self.relocs.values():
             for kind, sym, addend in table.values():
                 _, _, target, value = self.symbols[sym]
-                if kind in (2, 4):
+                if kind in PC_RELATIVE:
                     addend += 4
                 refs.setdefault(target, set()).add(value + addend)
         for shndx, places in self.placed.items():
@@ -130,27 +121,27 @@ class Module:
         """What is in data without a name: up to the next thing in use."""
         sec, refs = self.sections[shndx], self.refs.get(shndx, [])
         # A string may have another one, that ends like it, inside of it.
-        match = TEXT.match(self.raw, sec['offset'] + offset)
-        if match and sec['type'] != 8:
+        match = TEXT.match(self.data[shndx], offset)
+        if match and sec['sh_type'] != 'SHT_NOBITS':
             return repr(match[1].decode())
         i = bisect.bisect_right(refs, offset)
-        end = refs[i] if i < len(refs) else sec['size']
+        end = refs[i] if i < len(refs) else sec['sh_size']
         # The next one may be in use no more. UBSAN's are of this size.
         end = min(end, offset + 32)
-        if sec['type'] == 8:    # .bss
-            return f'{sec["name"]} {end - offset}'
+        if sec['sh_type'] == 'SHT_NOBITS':    # .bss
+            return f'{sec.name} {end - offset}'
         table, out = self.relocs.get(shndx, {}), b''
         at = offset
         while at < end:
             if at in table:
                 _, sym, addend = table[at]
                 name, _, target, value = self.symbols[sym]
-                if 0 < target < 0xff00 and depth < 4:
+                if target and depth < 4:
                     name = self.place(target, value + addend, depth + 1)
                 out += f'<{name}>'.encode()
                 at += 8
             else:
-                out += self.raw[sec['offset'] + at:sec['offset'] + at + 1]
+                out += self.data[shndx][at:at + 1]
                 at += 1
         # What aligns the next one
         return repr(out.rstrip(b'\0'))[1:]
@@ -158,16 +149,17 @@ class Module:
     def place(self, shndx, offset, depth=0):
         """Name what is at an offset of a section, wherever it moved to."""
         sec = self.sections[shndx]
-        if sec['flags'] & 0x30 == 0x30:    # strings that the linker merges
-            start = sec['offset'] + offset
-            return repr(self.string(start))
+        if self.has(shndx, SH_FLAGS.SHF_MERGE | SH_FLAGS.SHF_STRINGS):
+            end = self.data[shndx].index(b'\0', offset)
+            return repr(self.data[shndx][offset:end].decode())
         places = self.placed.get(shndx, [])
         i = bisect.bisect_right(places, (offset, float('inf'), '')) - 1
         while i > 0 and places[i - 1][0] == places[i][0]:
             i -= 1
         if i >= 0:
             value, size, name = places[i]
-            if sec['flags'] & 4 and value < offset < value + size:
+            if self.has(shndx, SH_FLAGS.SHF_EXECINSTR) and \
+                    value < offset < value + size:
                 # Instructions, as bytes would count what aligns them
                 steps = self.steps.get(shndx, [])
                 step = (bisect.bisect_left(steps, offset) -
@@ -175,16 +167,17 @@ class Module:
                 return f'{plain(name)} instruction {step}'
             if offset == value or offset < value + size:
                 return f'{plain(name)}+{offset - value:#x}'
-        if not sec['flags'] & 4 and 0 <= offset < sec['size']:
+        if not self.has(shndx, SH_FLAGS.SHF_EXECINSTR) and \
+                0 <= offset < sec['sh_size']:
             return self.content(shndx, offset, depth)
-        return f'{sec["name"]}+{offset:#x}'
+        return f'{sec.name}+{offset:#x}'
 
     def target(self, kind, sym, addend, to_end):
         """Name what a relocation is about; TO_END bytes end its instruction."""
         name, sort, shndx, value = self.symbols[sym]
-        if kind in (2, 4):     # PC32, PLT32: relative to the instruction's end
+        if kind in PC_RELATIVE:     # to the instruction's end
             addend += to_end
-        if 0 < shndx < 0xff00 and (sort == 3 or shndx in self.placed):
+        if shndx and (sort == 'STT_SECTION' or shndx in self.placed):
             return self.place(shndx, value + addend)
         return f'{name}+{addend:#x}'
 
@@ -192,16 +185,16 @@ class Module:
         """{(section, offset): [notes]} from the tables that point at code."""
         notes = {}
         for shndx, table in self.relocs.items():
-            name = self.sections[shndx]['name']
-            if not self.sections[shndx]['flags'] & 2 or \
-                    self.sections[shndx]['flags'] & 4 or \
+            name = self.sections[shndx].name
+            if self.has(shndx, SH_FLAGS.SHF_EXECINSTR) or \
                     IGNORED_TABLES.match(name):
                 continue
             order = sorted(table)
             for i, where in enumerate(order):
                 _, sym, addend = table[where]
                 _, sort, code, value = self.symbols[sym]
-                if sort != 3 or not self.sections[code]['flags'] & 4:
+                if sort != 'STT_SECTION' or \
+                        not self.has(code, SH_FLAGS.SHF_EXECINSTR):
                     continue
                 note = name
                 # Which key, which call: the last word of such an entry.
@@ -217,7 +210,7 @@ class Module:
         out = subprocess.run(
             ['objdump', '-dw', '--no-show-raw-insn', self.path],
             check=True, capture_output=True, text=True).stdout
-        by_name = {s['name']: i for i, s in enumerate(self.sections)}
+        by_name = {s.name: i for i, s in enumerate(self.sections)}
         shndx, insns = None, {}
         for line in out.splitlines():
             match = re.match(r'Disassembly of section (.*):$', line)
@@ -240,8 +233,8 @@ class Module:
         starts = {}
         for value, _, name in self.placed.get(shndx, []):
             starts.setdefault(value, (plain(name), value))
-        ends = sorted(starts) + [self.sections[shndx]['size']]
-        code.append((self.sections[shndx]['size'], ''))
+        ends = sorted(starts) + [self.sections[shndx]['sh_size']]
+        code.append((self.sections[shndx]['sh_size'], ''))
         addrs = [a for a, _ in code]
         for start, end in zip(ends, ends[1:]):
             name, _ = starts[start]
