@@ -145,3 +145,35 @@ download() {
 	(cd "$dir.tmp" && suite_apt "$suite" apt-get -q "$@" >&2) || return
 	mv "$dir.tmp" "$dir"
 }
+
+# need_mmdebstrap: have mmdebstrap on this machine, and a mirror
+need_mmdebstrap() {
+	host_tool mmdebstrap mmdebstrap
+	need_mirror
+}
+
+# debian_tree SUITE VARIANT DIR PACKAGES [OPTION...]: have mmdebstrap unpack a
+# Debian tree with PACKAGES, a list in one word, into DIR. Keep the packages in the
+# cache.
+debian_tree() {
+	local suite=$1 variant=$2 dir=$3 packages=$4
+	shift 4
+	export debs=$CACHE/debs
+	mkdir -p "$debs"
+	# shellcheck disable=SC2016 # $1 is the hook's
+	mmdebstrap --variant="$variant" --architectures=amd64 \
+		--skip=download/empty --skip=essential/unlink \
+		--aptopt='Acquire::Retries "3"' --aptopt='Acquire::http::Timeout "20"' \
+		--aptopt="$(stale_policy)" \
+		--dpkgopt='path-exclude=/usr/share/man/*' \
+		--dpkgopt='path-exclude=/usr/share/locale/*' \
+		--dpkgopt='path-exclude=/usr/share/doc/*' \
+		--dpkgopt='path-include=/usr/share/doc/*/copyright' "$@" \
+		--setup-hook='mkdir -p "$1/var/cache/apt/archives" &&
+			{ cp -lf "$debs"/*.deb "$1/var/cache/apt/archives/" 2>/dev/null ||
+			  cp -f "$debs"/*.deb "$1/var/cache/apt/archives/" 2>/dev/null || :; }' \
+		--customize-hook='cp -nl "$1"/var/cache/apt/archives/*.deb "$debs/" 2>/dev/null ||
+			cp -n "$1"/var/cache/apt/archives/*.deb "$debs/" || :' \
+		--include="${packages// /,}" \
+		"$suite" "$dir" "deb [signed-by=$KEYRING] $MIRROR $suite main"
+}
