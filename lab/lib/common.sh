@@ -19,7 +19,7 @@ JOBS=${JOBS:-$(nproc)}
 QEMU_BASE=${QEMU_BASE:-10.0}
 # What is made from another base than the first has its name at the end.
 # shellcheck disable=SC2034
-Q=${QEMU_BASE/#/-} Q=${Q/%-10.0/}
+QEMU_SUFFIX=${QEMU_BASE/#/-} QEMU_SUFFIX=${QEMU_SUFFIX/%-10.0/}
 
 # Kernels the lab can run: Debian's, and those it builds itself from the source
 # of the first one.
@@ -27,12 +27,12 @@ KERNELS="6.12 6.1 7.x"
 KERNELS_DEBUG="debug kcsan"
 
 if [ -t 2 ]; then
-	B=$'\e[1m' R=$'\e[0m'
+	bold=$'\e[1m' plain=$'\e[0m'
 else
-	B='' R=''
+	bold='' plain=''
 fi
 
-say() { printf '%s==>%s %s\n' "$B" "$R" "$*" >&2; }
+say() { printf '%s==>%s %s\n' "$bold" "$plain" "$*" >&2; }
 note() { printf '    %s\n' "$*" >&2; }
 warn() { printf '%s: warning: %s\n' "$SELF" "$*" >&2; }
 # full_disk: say which disk that is written to is full, if one is

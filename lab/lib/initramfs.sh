@@ -41,6 +41,7 @@ initramfs_modules() {
 
 # initramfs_end DIR OUTPUT: write the archive
 initramfs_end() {
+	# shellcheck disable=SC2016 # for the inner shell
 	in_root -C "/tapstate/${1#"$REPO/"}" sh -c \
 		'find . | cpio -o -H newc --quiet -R 0:0 >"/tapstate/$1"' - \
 		"${2#"$REPO/"}.tmp"

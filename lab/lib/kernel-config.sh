@@ -10,7 +10,7 @@ kernel_config() {
 	local dir=$1 targets=$2 option
 	shift 2
 	mkdir -p "$dir"
-	# shellcheck disable=SC2086 # one word a target
+	# shellcheck disable=SC2086,SC2154 # one word a target; kbuild is the caller's
 	"${kbuild[@]}" -s $targets >&2
 	# tinyconfig says "not set" for options that the fragments set: the last one wins.
 	cat "$@" >>"$dir/.config"
