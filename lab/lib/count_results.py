@@ -21,7 +21,7 @@ def count(lines):
     skipped = []
     for line in lines:
         line = line.rstrip()
-        # Not "#ok": a plain comment may say that.
+        # "#ok" may be a plain comment.
         match = re.match(r'(# +)?(not ok|ok) \d+(.*)', line)
         if not match:
             continue
@@ -49,7 +49,7 @@ def count(lines):
 
 
 def main():
-    """Do what the usage says."""
+    """Count the results of the logs on the command line."""
     total = [0, 0, 0]
     for name in sys.argv[1:]:
         with open(name, encoding='utf-8', errors='replace') as log:

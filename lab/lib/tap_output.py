@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Write TAP: results of one's own, and the TAP of several programs as one."""
+"""Print TAP: single results, and the TAP of several programs as one stream."""
 
 import re
 
@@ -21,7 +21,7 @@ class Tap:
               flush=True)
 
     def take(self, name, run):
-        """Pass on what a running program prints; its exit status counts."""
+        """Print the TAP of a running program; its exit status counts, too."""
         seen = bad = 0
         print(f'# {name}', flush=True)
         for line in run.stdout:
@@ -41,6 +41,6 @@ class Tap:
             self.result(code == 0, f'{name}: exit status {code}')
 
     def end(self):
-        """Print the plan; what the program is to exit with."""
+        """Print the plan; return the program's exit status."""
         print(f'1..{self.number}')
         return 1 if self.failed else 0

@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest changes QEMU twice under traffic, and nothing else changes.
+"""Live-update a guest twice under traffic ('make demo').
 
-Runs in the lab ('make demo'), and is honest: the exit status is 0 only if the
-kernel's state of the TAP is the same after each migration as before, and if
-every packet arrived once and in order.
+The exit status is 0 only if the kernel's state of the TAP is the same after each
+migration as before it, and if every packet arrived once and in order.
 """
 
 import argparse
@@ -172,7 +171,7 @@ def main():
         if variable not in os.environ:
             sys.exit(f"demo: {variable} is not set: this runs in the lab, as "
                      "'make demo'")
-    # So that the end is as clean as after any other error
+    # End in order, as after any other error.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="demo-") as shm, \

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """usage: fuzz.py FUZZER DIRECTORY [RUNS [SEED]]
 
-Run tap-local-fuzz, as "lab/build/qemu fuzz" builds it, on inputs made from those
-of tap-local-seeds.py; not quite the same ones each time, even with one SEED. Its
-output, and the input that it fails with, are in DIRECTORY. Runs by
-lab/run-on-host. Prints TAP.
+Run tap-local-fuzz, which "lab/build/qemu fuzz" builds, on inputs made from the
+seeds of tap-local-seeds.py. Inputs vary a little even with one SEED. Write the
+fuzzer's output and a failing input to DIRECTORY. Start it with lab/run-on-host.
+Print TAP.
 """
 
 import os
@@ -19,16 +19,16 @@ from tap_output import Tap
 FUZZ = os.path.join(os.path.dirname(os.path.abspath(__file__)),
                     "../../qemu/tests/fuzz")
 RUNS = 600000
-LINES = 60      # of what it says when it fails
+LINES = 60      # of the output of a failing run
 
-# UBSan would go on otherwise. There is no llvm-symbolizer.
+# Stop at the first report of UBSan. Use addr2line: there is no llvm-symbolizer.
 ENV = dict(os.environ, ASAN_OPTIONS="print_legend=0:"
            "external_symbolizer_path=/usr/bin/addr2line",
            UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1")
 
 
 def run(command, path):
-    """Its exit status, and its output, which goes to a file, too"""
+    """Return the exit status and the output, and keep the output in a file."""
     with open(path, "wb") as log:
         status = subprocess.run(command, env=ENV, check=False, stdout=log,
                                 stderr=log, stdin=subprocess.DEVNULL)
@@ -37,19 +37,19 @@ def run(command, path):
 
 
 def number(pattern, output):
-    """The last one that libFuzzer tells"""
+    """Return the last match of PATTERN, a number, in libFuzzer's output."""
     found = re.findall(pattern, output, re.MULTILINE)
     return int(found[-1]) if found else 0
 
 
 def main():
-    """One result"""
+    """Run the fuzzer and print one result."""
     fuzzer, directory, *numbers = sys.argv[1:]
     runs, seed = [int(n) for n in numbers] + [RUNS, 1][len(numbers):]
     with tempfile.TemporaryDirectory() as corpus:
         subprocess.run([sys.executable, f"{FUZZ}/tap-local-seeds.py", corpus],
                        check=True)
-        # QEMU says on stderr why it refuses an input: nearly all of them.
+        # Close stderr: QEMU refuses nearly all inputs and would say why.
         status, output = run(
             [fuzzer, f"-runs={runs}", f"-seed={seed}", "-keep_seed=1",
              f"-dict={FUZZ}/tap-local-fuzz.dict", "-close_fd_mask=2",
@@ -59,7 +59,7 @@ def main():
     done = number(r"^Done (\d+) runs in ", output)
     added = number(r"^stat::new_units_added: +(\d+)$", output)
     tap = Tap()
-    # Without coverage of the code it would add none.
+    # A fuzzer that adds no input does not see the code's coverage.
     if not status and done == runs and added:
         tap.result(True, f"{done} runs of the fuzzer found nothing")
         return tap.end()
@@ -70,7 +70,7 @@ def main():
     if found:
         done = number(r"^stat::number_of_executed_units: +(\d+)$", output)
         why = f"the fuzzer found a fault after {done} runs: {found[1]}"
-        # Once more: now its messages are seen.
+        # Run the failing input again, with QEMU's messages.
         again, replayed = run([fuzzer, found[1]], f"{directory}/replay.log")
         if again:
             output = replayed

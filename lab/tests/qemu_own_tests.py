@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QEMU's own tests that are about what the patches touch. Prints TAP.
+"""Run QEMU's own tests of the code that the patches touch. Print TAP.
 
-Runs by lab/run-on-host, in the directory where QEMU was built by lab/build/qemu
-and they by lab/build/qemu-tests. None knows the new options: all must pass as
-they do without the patches. Where QEMU's tools are built the iotests run
-instead, and, as that QEMU has neither vhost-net nor eBPF, our tests that need no
-guest.
+Start it with lab/run-on-host, in QEMU's build directory; lab/build/qemu-tests
+builds the tests. None of them knows the new options: all pass without the patches.
+In a build with QEMU's tools, which has neither vhost-net nor eBPF, run the iotests
+instead, and the tests of the hand-over that need no guest.
 """
 
 import glob
@@ -19,14 +18,14 @@ from tap_output import Tap
 
 QTESTS = ("qos-test", "netdev-socket", "migration-test", "device-plug-test",
           "device-introspect-test", "qmp-test", "qmp-cmd-test", "test-hmp")
-# Nodes of these devices, of the many that qos-test has
+# Device nodes of qos-test to run; it has many more
 QOS = ("virtio-net", "e1000")
 UNIT = ("vmstate|io-channel|qmp|qobject|visitor|util-sockets|iov|coroutine|"
         "thread")
 
 
 def programs(env):
-    """Commands that print TAP"""
+    """Yield the commands to run, each of which prints TAP."""
     if os.path.exists("qemu-img"):
         for path in "unit/test-tap-local", "qtest/tap-local-test":
             yield [f"tests/{path}", "--tap", "-k"]
@@ -55,7 +54,7 @@ def nodes(env):
 
 
 def main():
-    """Run them in the build directory"""
+    """Run all programs in the build directory."""
     env = dict(os.environ, PYTHON=sys.executable,
                QTEST_QEMU_BINARY="./qemu-system-x86_64",
                G_TEST_SRCDIR="../src/tests/unit",

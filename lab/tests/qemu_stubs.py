@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """usage: qemu_stubs.py      (in QEMU's build directory)
 
-Compile what QEMU has in place of the Linux-specific parts of the hand-over on
-other systems, and compare the functions: whatever the rest of QEMU calls must
-be in both. Prints TAP.
+Compile the stubs that QEMU has on other systems instead of the Linux files of the
+hand-over. Each stub must define all functions of its Linux file. Print TAP.
 """
 
 import json
@@ -21,7 +20,7 @@ PAIRS = (("tap-kstate", "tap-kstate-stub"), ("tap-setting", "tap-setting-stub"),
 
 
 def functions(path):
-    """Those that an object has for others"""
+    """Return the names of the global functions of an object file."""
     out = subprocess.run(["nm", "--defined-only", "--extern-only", path],
                          check=True, stdout=subprocess.PIPE, text=True).stdout
     return {line.split()[2] for line in out.splitlines()
@@ -29,7 +28,7 @@ def functions(path):
 
 
 def main():
-    """Take the compiler's arguments from the ones of the Linux file"""
+    """Compile each stub with the arguments of its Linux file."""
     with open("compile_commands.json", encoding="utf-8") as f:
         commands = json.load(f)
     tap = Tap()
@@ -37,13 +36,13 @@ def main():
         for linux, stub in PAIRS:
             command = next(c for c in commands if
                            c["file"].endswith(f"/net/{linux}.c"))
-            ours = os.path.join(scratch, f"{stub}.o")
+            compiled = os.path.join(scratch, f"{stub}.o")
             words = [w.replace(f"/net/{linux}.c", f"/net/{stub}.c")
                      for w in shlex.split(command["command"])]
-            words[words.index("-o") + 1] = ours
+            words[words.index("-o") + 1] = compiled
             good = subprocess.run(words, check=False).returncode == 0
             if good:
-                missing = functions(command["output"]) - functions(ours)
+                missing = functions(command["output"]) - functions(compiled)
                 good = not missing
                 for name in sorted(missing):
                     print(f"# {stub}.c does not have {name}()")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QEMUs of the tests, by QEMU's own qemu.machine, and a hand-over between two."""
+"""QEMU processes of the tests, built on QEMU's own qemu.machine."""
 
 import os
 import re
@@ -17,7 +17,7 @@ class VmError(Exception):
     pass
 
 
-# All that a method of Vm can end with
+# Exceptions that the methods of Vm raise
 ERRORS = (VmError, QEMUMachineError, QMPError, OSError)
 
 
@@ -43,7 +43,7 @@ class Vm(QEMUMachine):
         return self
 
     def console(self):
-        """The output of the guest's serial console"""
+        """Return the output of the guest's serial console."""
         try:
             with open(self.console_path, errors="replace",
                       encoding="utf-8") as file:
@@ -80,7 +80,7 @@ class Vm(QEMUMachine):
             raise VmError(f"{self.name} quit with exit status {self.exitcode()}")
 
     def last_words(self, lines=15):
-        """The end of QEMU's output and of the console, for a report"""
+        """Yield the last lines of QEMU's output and of the console."""
         for path in self.console_path.replace(".console", ""), self.console_path:
             if os.path.exists(path):
                 with open(path, errors="replace", encoding="utf-8") as file:

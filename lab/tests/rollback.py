@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hand-overs that fail at every point, with a guest under traffic.
+"""Let hand-overs fail at every point, with a guest under traffic. Print TAP.
 
-Runs in the lab, or by lab/run-on-host without kernel state. After each failure
-the source runs, the device is as it was, packets flow, and the next attempt
-succeeds; at the end not one packet is missing. Prints TAP.
+After each failure the source runs, the TAP has the state it had, packets flow, and
+the next attempt succeeds. At the end no packet is missing. lab/run-on-host runs
+this, too, without the kernel's state.
 """
 
 import argparse
@@ -54,29 +54,29 @@ def tap_fds(vm):
 
 
 class Failure:
-    """An attempt that fails; subclasses say where and how
+    """Base class of failing attempts; subclasses say where and how they fail
 
-    attempt() returns when the source has no more to do with the target.
+    attempt() returns when the source has ended the migration.
     """
 
-    netdev = None           # options of the target, if not the right ones
-    reason = "."            # a pattern in what the target says
-    return_path = False     # the target tells the source
+    netdev = None           # wrong options of the target, or None
+    reason = "."            # pattern of the target's error
+    return_path = False     # does the target answer the source?
 
     def __init__(self, testbed):
         self.testbed = testbed
 
     def tamper(self, stream, target):
-        """See FdProxy"""
+        """Change the stream; see tamper of FdProxy."""
 
     def sent(self, target):
-        """When the target was sent what is to arrive"""
+        """Act when the target was sent its part of the stream."""
 
     def meanwhile(self, source, target):
-        """While the migration is under way"""
+        """Act while the migration is under way."""
 
     def prepare(self, target):
-        """Before the migration"""
+        """Act before the migration."""
 
     def attempt(self, source, target):
         self.source = source
@@ -106,7 +106,7 @@ class Failure:
             raise proxy.error
 
     def after(self, source, target):
-        """The target, if it is still there, failed and has no TAP"""
+        """Check that a target that is still there failed and has no TAP."""
         if target.is_running():
             until(lambda: migrate_status(target) == "failed",
                   "the target failed")
@@ -154,7 +154,7 @@ class LaterSection(Failure):
 
 
 class LaterSectionReturnPath(LaterSection):
-    """the same, and the target tells the source"""
+    """a section after the TAPs' is broken, with return-path"""
     return_path = True
 
 
@@ -197,12 +197,12 @@ class DiskFull(Failure):
             "blockdev-add", driver="blkdebug", node_name="full",
             image={"driver": "null-co"}, inject_error=[
                 {"event": "none", "iotype": "flush", "errno": errno.ENOSPC}])
-        # Else there is nothing to flush
+        # Write something that has to be flushed.
         self.source.cmd("human-monitor-command",
                         command_line='qemu-io full "write 0 4k"')
 
     def after(self, source, target):
-        # QEMU gives no reason for this one
+        # query-migrate has no reason for this failure.
         if migrate_status(source) != "failed":
             raise TestbedError("the disk was not full")
         source.cmd("blockdev-del", node_name="full")
@@ -280,7 +280,7 @@ FAILURES = (
 
 
 def go_on(source):
-    """The source runs again, by itself or when told so"""
+    """Wait until the source runs again, by itself or after cont."""
     until(lambda: status(source) in ("running", "postmigrate"),
           "the source decided")
     if status(source) == "postmigrate":
@@ -290,7 +290,7 @@ def go_on(source):
 
 
 def fail(testbed, source, failure):
-    """One failure, of which nothing may be left"""
+    """Let one attempt fail, and check that it left nothing behind."""
     state, files = testbed.state(), len(os.listdir(f"/proc/{source.get_pid()}/fd"))
     target = testbed.target(failure.netdev)
     failure.attempt(source, target)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest changes QEMU many times under traffic, and nothing wears out.
+"""Live-update a guest many times under traffic. Print TAP.
 
-Runs in the lab, or by lab/run-on-host without kernel state. After each migration
-the device must be as it was; at the end no packet may be missing, and neither
-QEMU nor the kernel may hold more than after the first ones. Prints TAP.
+After each migration the TAP has the state it had. At the end no packet is missing,
+and neither QEMU nor the kernel holds more than after the first migrations.
+lab/run-on-host runs this, too, without the kernel's state.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from testbed import (ERRORS, Testbed, TestbedError, kernel_objects,
 from tap_output import Tap
 from qemu_vm import hand_over
 
-# Allocators and caches fill up in the first few
+# Migrations until allocators and caches have filled up
 WARM_UP = 5
 
 
 def fds(pid):
-    """What kinds of files a process has open, and how many of each"""
+    """Count the open files of a process by kind."""
     kinds = {}
     path = f"/proc/{pid}/fd"
     for fd in os.listdir(path):
@@ -39,7 +39,7 @@ def fds(pid):
 
 
 def rss(pid):
-    """Private memory in KiB; the guest's is shared"""
+    """Return the private memory of a process in KiB; the guest's is shared."""
     with open(f"/proc/{pid}/status", encoding="ascii") as status:
         for line in status:
             if line.startswith("RssAnon:"):
@@ -71,14 +71,14 @@ def check_flat(first, last):
         before, after = first[0].get(kind, 0), last[0].get(kind, 0)
         if before != after:
             problems.append(f"QEMU had {before} fds of {kind}, has {after}")
-    # How much of its heap a process has touched varies by some MiB
+    # Allow for some MiB: a process touches more or less of its heap.
     if last[1] > 1.5 * first[1]:
         problems.append(f"QEMU had {first[1]} KiB and has {last[1]}")
     return problems + list(kernel_problems(first[2], last[2]))
 
 
 def soak(testbed, migrations):
-    """Problems"""
+    """Return the problems that were found."""
     vm = testbed.boot()
     first = None
     start = time.monotonic()

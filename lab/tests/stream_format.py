@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is in the migration stream, next to what stock QEMU writes.
+"""Compare the migration streams of patched and stock QEMU. Print TAP.
 
-Runs in the lab, or by lab/run-on-host. Without our options both streams must be
-the same, byte for byte; with them, and kernel-state=off, a queue's section has
-the seven fields that upstream's has. Prints TAP.
+Without the new options both are the same, byte for byte. With them and
+kernel-state=off, the section of a queue has the seven fields of upstream's section.
 """
 
 import json
@@ -23,21 +22,21 @@ ANALYZE = os.path.join(os.environ["LAB_QEMU_SOURCE"],
                        "scripts/analyze-migration.py")
 SEVEN = ["queue.fd", "queue.using_vnet_hdr", "queue.has_ufo", "queue.has_uso",
          "queue.has_tunnel", "queue.enabled", "queue.host_vnet_hdr_len"]
-# And how many pairs of queues they use
+# NIC models and their numbers of queue pairs
 NICS = {"e1000": 1, "virtio-net-pci": 4}
 
 
 def vm_args(nic, netdev):
     queues = ",mq=on,vectors=10" if nic.startswith("virtio") else ""
     return ["-machine", "pc", "-accel", "tcg", "-m", "16M", "-S",
-            # The only clock whose value is in the stream of a VM that never ran
+            # A fixed clock: its value is in the stream of a VM that never ran.
             "-rtc", "base=2026-01-01,clock=vm",
             "-netdev", netdev, "-device", f"{nic},netdev=net0,romfile="
             f"{queues},mac=52:54:00:74:61:70"]
 
 
 def record(vm, directory):
-    """The bytes of a migration to a UNIX socket"""
+    """Return the bytes of a migration to a UNIX socket."""
     path = os.path.join(directory, "record")
     data = bytearray()
     with socket.socket(socket.AF_UNIX) as server:
@@ -57,7 +56,7 @@ def record(vm, directory):
 
 
 def description(stream, directory):
-    """The JSON that ends a stream, by QEMU's own tool"""
+    """Return the JSON at the end of a stream, read by QEMU's own tool."""
     path = os.path.join(directory, "stream")
     with open(path, "wb") as f:
         f.write(stream)
@@ -95,7 +94,7 @@ def main():
             option = stream_of(PATCHED, nic, plain +
                                ",local-migration-supported=on", directory,
                                False)
-            # Sections are numbered, and one that is left out has its number
+            # Compare names, not bytes: an omitted section uses up a number.
             tap.result(len(option) == len(streams[0]) and
                        description(option, directory) ==
                        description(streams[0], directory),

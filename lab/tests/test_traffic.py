@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""That the test traffic counts exactly: packets are lost, doubled, swapped and
-damaged on purpose, between a pair of network namespaces.
+"""Test that the test traffic counts exactly.
 
-TAPSTATE_AGENT is the agent's program. Exit status 77 where this cannot run.
+Lose, double, swap and damage packets between a pair of network namespaces.
+$TAPSTATE_AGENT is the agent's program. The exit status is 77 without the rights to
+make namespaces.
 """
 
 import os
@@ -19,7 +20,7 @@ FLOWS = 4
 
 
 class Damaged(Traffic):
-    """Does something to the Nth packet of either direction"""
+    """Traffic that damages chosen packets, by number and direction"""
 
     def __init__(self, to_guest=None, to_host=None):
         super().__init__("10.0.0.1", "10.0.0.2", "02:00:00:00:00:01",
@@ -47,7 +48,7 @@ class Damaged(Traffic):
             deliver(self.held.pop(key))
 
     def _count(self, data, control):
-        # By number: of several sockets any may be read first
+        # Find the packet by its number: sockets are read in any order.
         _, _, flow, _, seq, _ = HEADER.unpack_from(data)
         what = self.to_host.get(number_of(flow, seq, FLOWS))
         self.damage(what, data, lambda d: Traffic._count(self, d, control),
@@ -162,7 +163,7 @@ class TrafficTest(unittest.TestCase):
                 self.assertEqual(bool(report.problems()), bool(expected))
 
     def test_order_of_flows(self):
-        """There is none to keep between two"""
+        """Check that a single packet has no gap."""
         report = self.run_traffic(to_guest={7: "hold", 8: "release"})
         self.check(report.to_guest)
 
@@ -182,12 +183,13 @@ def main():
             not shutil.which("ip"):
         print("SKIP: needs root, iproute2, and TAPSTATE_AGENT")
         sys.exit(77)
-    # In a network namespace of its own, where no packet can leave
+    # Enter a network namespace, which no packet can leave.
     if sys.argv[1:2] != ["--in-netns"]:
         os.execvp("unshare", ["unshare", "-n", sys.executable, sys.argv[0],
                               "--in-netns", *sys.argv[1:]])
     del sys.argv[1]
-    # A veth has a backlog per CPU: a sender that moves overtakes itself
+    # Stay on one CPU: a veth has a backlog per CPU, so a sender that moves
+    # overtakes its own packets.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     unittest.main()
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A TAP, a guest under traffic behind it, and QEMUs that take turns.
 
-For tests that run in the lab, or by lab/run-on-host without kernel state.
+The demo, soak and rollback tests share it. lab/run-on-host runs it, too, without
+the kernel's state.
 """
 
 import contextlib
@@ -18,9 +19,9 @@ DEV = "tap0"
 HOST, GUEST, PREFIX = "10.0.0.1", "10.0.0.2", 24
 GUEST_MAC = "52:54:00:74:61:70"
 MEMORY = 128
-# Objects of the kernel of which a hand-over could leave one behind
+# Slab caches in which a hand-over could leave an object behind
 SLABS = ("sock_inode_cache", "tun_flow_cache", "UNIX", "PING", "RAW", "TCP")
-# That of the kernel with up to 16 CPUs
+# Batch of the kernel's per-CPU counters, with up to 16 CPUs
 FILES_BATCH = 32
 # QEMUs whose logs go to $LAB_OUT: a soak test starts a thousand
 KEPT_LOGS = 4
@@ -30,7 +31,7 @@ class TestbedError(Exception):
     pass
 
 
-# All that a test with a Testbed can end with
+# Exceptions that a test with a Testbed ends with
 ERRORS = (TestbedError, TrafficError, *qemu_vm.ERRORS)
 
 
@@ -44,7 +45,7 @@ def run(*command):
 
 
 def open_files():
-    """How many files are open in the whole system
+    """Count the open files of the whole system.
 
     The kernel counts on each CPU, up or down, and only adds a full batch to the
     sum that it shows: fill this CPU's.
@@ -63,8 +64,11 @@ def open_files():
 
 
 def kernel_objects():
-    """Files, network devices and objects in caches of the lab's kernel, which
-    has nobody else to serve: name -> number, and how far that may be off"""
+    """Count files, network devices and slab objects of the lab's kernel.
+
+    Return {name: (number, error)}. On the build machine's kernel, which serves
+    others, too, return nothing.
+    """
     if os.environ.get("LAB_KERNEL") == "host":
         return {}
     cpus = os.cpu_count()
@@ -75,7 +79,7 @@ def kernel_objects():
             for line in f:
                 name, *columns = line.split()
                 if name in SLABS:
-                    # What a CPU has ready counts as used
+                    # Objects that a CPU keeps ready count as used.
                     objects[name] = int(columns[0]), int(columns[3]) * cpus
     except (FileNotFoundError, PermissionError):
         pass
@@ -83,7 +87,7 @@ def kernel_objects():
 
 
 def kernel_problems(first, last):
-    """What there is more of, after the same work"""
+    """Yield what the kernel has more of than before."""
     for name, (before, error) in first.items():
         after = last[name][0]
         print(f"# kernel: {before} {name}, then {after}")
@@ -92,7 +96,7 @@ def kernel_problems(first, last):
 
 
 class Testbed:
-    """Use as a context manager: what it made goes at the end"""
+    """A context manager: at the end it removes all it made"""
 
     def __init__(self, directory, queues=4, rate=100, vhost=False):
         self.directory = directory
@@ -145,7 +149,7 @@ class Testbed:
         return vm.start()
 
     def target(self, netdev=None, *more):
-        """A QEMU that waits for a migration, and does not run by itself"""
+        """Return a QEMU that waits for a migration, and then for cont."""
         return self.vm(netdev or self.options() + ",incoming-fds=on",
                        "-incoming", "defer", "-S", *more)
 
@@ -162,7 +166,7 @@ class Testbed:
             "permanent", "dev", DEV)
 
     def start_guest(self, options=""):
-        """A QEMU whose guest is up; OPTIONS go to its netdev."""
+        """Return a QEMU whose guest is up; OPTIONS go to its netdev."""
         vm = self.vm(self.options() +
                      f",ifname={DEV},script=no,downscript=no{options}")
         vm.wait_console("tapstate-agent: ready", 300)
@@ -173,7 +177,7 @@ class Testbed:
         return vm
 
     def boot(self):
-        """A QEMU whose guest is up and has traffic"""
+        """Return a QEMU whose guest is up and has traffic."""
         self.make_tap()
         vm = self.start_guest()
         self.stream = Stream(GUEST)
@@ -191,14 +195,14 @@ class Testbed:
             print(f"# {line}", flush=True)
 
     def progress(self):
-        """Until packets arrived each way"""
+        """Wait until packets have arrived each way."""
         try:
             self.traffic.wait_progress(max(self.rate // 10, 1))
         except TrafficError as error:
             raise TestbedError("\n".join([str(error), *self.where()])) from None
 
     def where(self):
-        """Lines that tell where packets got stuck"""
+        """Yield lines that tell where packets got stuck."""
         stats = json.loads(run("ip", "-s", "-j", "link", "show", DEV))[0]
         yield f"{DEV}: {stats['operstate']}, " + ", ".join(
             f"{way} {count['packets']} packets and {count['dropped']} dropped"
@@ -230,7 +234,7 @@ class Testbed:
         for number in range(2 * self.queues):
             queue = vm.cmd("x-query-virtio-queue-status", path=path,
                            queue=number)
-            # From the guest's memory: what vhost did QEMU does not know
+            # Read the guest's memory: QEMU does not know vhost's progress.
             rings.append(" ".join(
                 vm.cmd("human-monitor-command",
                        command_line=f"xp /1hd {queue[ring] + 2}").split()[-1]
@@ -238,7 +242,7 @@ class Testbed:
         yield f"{vm.name}: avail and used: " + ", ".join(rings)
 
     def check_vhost(self, vm):
-        """That it is vhost, if wanted, that takes the packets"""
+        """Check that vhost takes the packets, or does not, as wanted."""
         names = set()
         for task in os.listdir(f"/proc/{vm.get_pid()}/task"):
             with open(f"/proc/{vm.get_pid()}/task/{task}/comm",
@@ -250,11 +254,11 @@ class Testbed:
                 f"{vm.name} are {sorted(names)}")
 
     def state(self):
-        """All that should survive, as the kernel reports it"""
+        """Return the state that a hand-over keeps, as the kernel reports it."""
         if not self.reports_state:
             return run("ip", "-d", "-j", "link", "show", "dev", DEV)
         state = json.loads(run("tapstate", "show", "-j", DEV))
-        # What packets change
+        # Packets change these.
         state.pop("flows", None)
         for queue in state["queues"]:
             for volatile in "ring_len", "held_by":
@@ -268,7 +272,7 @@ class Testbed:
                 f"the state changed {when}:\n  {before}\n  {after}")
 
     def finish(self):
-        """End the traffic; problems, and a Report of the packets"""
+        """End the traffic, print its table, and return the problems."""
         problems = self.stream.finish()
         report = self.traffic.finish()
         for line in report.table().splitlines():

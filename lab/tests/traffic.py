@@ -1,13 +1,9 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host's end of the test traffic; lab/guest/agent.c is the guest's and
-describes the protocol.
+"""The host's end of the test traffic.
 
-As a program: send and receive until Ctrl-C, or for --seconds, then say what
-arrived.
+lab/guest/agent.c is the guest's end and describes the protocol.
 """
 
-import argparse
 import collections
 import dataclasses
 import hashlib
@@ -17,7 +13,6 @@ import select
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 
@@ -33,7 +28,7 @@ HOST_RX_PORT = 23000
 RCVBUF = 4 << 20
 PATTERN = bytes(range(256)) * 6
 
-# linux/socket.h, which Python does not have
+# Options of asm-generic/socket.h and linux/in.h that Python lacks
 SO_RCVBUFFORCE = 33
 SO_TIMESTAMPNS = 35
 SO_MEMINFO = 55
@@ -46,7 +41,7 @@ class TrafficError(Exception):
 
 
 def flow_of(number, flows):
-    """Which packet is the Nth of all"""
+    """Return the flow of packet NUMBER of the direction."""
     return number // TRAIN % flows
 
 
@@ -70,7 +65,7 @@ def make_packet(run, flow, seq, received):
 
 
 class Counter:
-    """What arrived of a set of numbered flows"""
+    """Counts of the packets that arrived in a set of numbered flows"""
 
     def __init__(self, flows):
         self.seen = [set() for _ in range(flows)]
@@ -106,7 +101,7 @@ class Gap:
 
 @dataclasses.dataclass
 class Direction:
-    """What became of the packets that went one way"""
+    """Fate of the packets that went one way"""
     name: str
     sent: int
     received: int
@@ -119,7 +114,7 @@ class Direction:
     gap: float = 0.0
 
     def problems(self):
-        """Why this direction is not exact; empty if it is"""
+        """Return the reasons why this direction is not exact."""
         found = [f"{getattr(self, what)} {what}" for what in
                  ("lost", "duplicated", "reordered", "corrupt")
                  if getattr(self, what)]
@@ -143,8 +138,8 @@ class Report:
     tx_queues: list
 
     def problems(self):
-        # Other than the flows, a ping goes both ways, so tun may move it to
-        # another queue, ahead of what waits in the old one
+        # Allow a ping to be reordered: it goes both ways, so tun may move it to
+        # another queue, ahead of packets that wait in the old one.
         ping = dataclasses.replace(self.ping, reordered=0)
         found = [f"{d.name}: {p}"
                  for d in (self.to_guest, self.to_host, ping)
@@ -169,8 +164,7 @@ class Report:
 
 
 class Agent:
-    """Asks the agent in the guest. Every request can be repeated, and none is
-    counted."""
+    """Requests to the agent in the guest; a repeated request changes nothing"""
 
     def __init__(self, guest):
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -199,7 +193,7 @@ class Agent:
             try:
                 reply = self.sock.recv(2048).decode()
             except ConnectionRefusedError:
-                # Before the agent has its socket; ask again in its turn
+                # The agent has no socket yet: ask again later.
                 continue
             number, status, *rest = reply.split(" ", 2)
             if number != str(self.id):
@@ -221,7 +215,7 @@ class Agent:
 
 
 class Ping:
-    """Numbered ICMP echo requests, up to 65536 of them"""
+    """Numbered ICMP echo requests, at most 65536"""
 
     def __init__(self, guest, run):
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_RAW,
@@ -279,7 +273,7 @@ def udp_socket(address, port):
 
 
 class Traffic:
-    """Traffic both ways, from start() until finish()"""
+    """Traffic both ways, from start() to finish()"""
 
     def __init__(self, host, guest, mac, rate=100, flows=64, ping_interval=0.2):
         self.host, self.guest, self.mac = host, guest, mac
@@ -292,11 +286,11 @@ class Traffic:
         self.tx = [udp_socket(host, HOST_TX_PORT + i) for i in range(PORTS)]
         self.rx = {}
         for i in range(PORTS):
-            # The kernel says when a packet came, however late it is read
+            # Have the kernel stamp packets: they may be read late.
             sock = udp_socket(host, HOST_RX_PORT + i)
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             self.rx[sock.fileno()] = sock
-            # Without it, a packet that the qdisc drops counts as sent
+            # Report packets that the qdisc drops: they would count as sent.
             self.tx[i].setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
 
         self.lock = threading.Lock()
@@ -315,18 +309,20 @@ class Traffic:
         self.interrupts = before["input"], before["output"]
         self.agent.ask("start", run=self.run, flows=self.flows, rate=self.rate,
                        host=self.host, mac=self.mac)
-        # Not before: what comes ahead of its start the agent does not count
+        # Send only now: the agent counts nothing before its start.
         self.thread.start()
 
     def progress(self):
-        """Packets that arrived so far: at the guest, at the host. What the
-        guest received is as old as its last packet."""
+        """Return how many packets have arrived at the guest and at the host.
+
+        The guest's number is as old as its last packet.
+        """
         if self.error:
             raise TrafficError(f"traffic stopped: {self.error!r}")
         return self.guest_received, self.counter.unique
 
     def wait_progress(self, packets, timeout=60):
-        """Until that many more arrived each way"""
+        """Wait until as many more packets have arrived each way."""
         start = self.progress()
         deadline = time.monotonic() + timeout
         while any(now - then < packets
@@ -347,7 +343,7 @@ class Traffic:
             self.tx[flow // PORTS].sendto(
                 packet, (self.guest, GUEST_RX_PORT + flow % PORTS))
         except OSError:
-            # It is not out: the same one again at the next turn
+            # Send this packet again at the next turn.
             self.send_errors += 1
             return False
         self.sent += 1
@@ -387,8 +383,8 @@ class Traffic:
         seconds, nanoseconds = struct.unpack_from("@qq", control[0][2])
         when = seconds + nanoseconds / 1e9
         self.gap_to_host.arrived(when)
-        # The guest's clock stands still in the very time to be measured, so
-        # take the host's, of the packets in which the guest says what it got
+        # Use the host's clock, of packets that tell the guest's number: the
+        # guest's clock stands still in the very time to be measured.
         if received > self.guest_received:
             self.guest_received = received
             self.gap_to_guest.arrived(when)
@@ -412,7 +408,7 @@ class Traffic:
             with self.lock:
                 sending = self.count is None or self.sent < self.count
                 if sending and now >= next_packet:
-                    # After a stall go on at the same rate
+                    # Continue at the same rate after a stall.
                     next_packet = max(next_packet + TRAIN / self.rate, now - 1)
                     self._send_train()
             pinging = self.count is None
@@ -430,7 +426,7 @@ class Traffic:
                     self.ping.receive()
 
     def _agree_on_count(self):
-        """Let both ends stop at the same, future, number"""
+        """Have both ends stop at the same number of packets."""
         while True:
             sent = max(self.agent.ask("status")["sent"], self.sent)
             count = sent + 2 * self.rate
@@ -451,10 +447,12 @@ class Traffic:
                 4 * MEMINFO_DROPS)[0] for sock in self.rx.values())
 
     def finish(self, timeout=120, patience=5):
-        """Stop at the same number of packets each way, let everything arrive,
-        and return the Report. What is missing when nothing came for as many
-        seconds as patience is lost. A side that is slow has time, as long as it
-        sends something in timeout seconds."""
+        """Stop both ends at the same number of packets; return the Report.
+
+        Packets that are missing when nothing has arrived for PATIENCE seconds are
+        lost. A slow side may go on as long as it sends something in TIMEOUT
+        seconds.
+        """
         count = self._agree_on_count()
         before, since = None, time.monotonic()
         sending, deadline = None, 0
@@ -472,7 +470,7 @@ class Traffic:
             arrived = status["unique"] >= count and \
                 self.counter.unique >= count and \
                 self.ping.counter.unique >= self.ping.sent
-            # When all is there, a second more for what is there twice
+            # Wait one more second for duplicates when all have arrived.
             if sent and now - since > (1 if arrived else patience):
                 break
             if now > deadline:
@@ -521,8 +519,8 @@ class Traffic:
 class Stream:
     """A TCP connection to the guest, which sends everything back
 
-    TCP repeats what got lost, so this shows that no packet was mangled and
-    that connections survive, and Traffic shows the rest.
+    It shows that no packet was mangled and that connections survive. It does not
+    show losses: TCP repeats lost packets.
     """
 
     CHUNK = 4096
@@ -547,7 +545,7 @@ class Stream:
             try:
                 return socket.create_connection((guest, STREAM_PORT), timeout)
             except ConnectionRefusedError:
-                # The guest is up, and does not listen yet
+                # The guest is up, but does not listen yet.
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
@@ -576,7 +574,7 @@ class Stream:
             self.bytes_received += len(data)
 
     def finish(self):
-        """Problems; empty if everything came back as it was sent"""
+        """Return the problems, if anything did not come back as it was sent."""
         self.stop.set()
         for thread in self.threads:
             thread.join(120)
@@ -603,42 +601,3 @@ def link(dev):
                          check=True, stdout=subprocess.PIPE).stdout
     info = json.loads(out)[0]
     return Link(info["address"], info["stats64"]["tx"]["dropped"])
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        description="Numbered UDP packets to and from the guest's agent, and "
-        "a ping. Ends with Ctrl-C and says what arrived.")
-    parser.add_argument("--dev", default="tap0")
-    parser.add_argument("--host", default="10.0.0.1", metavar="ADDRESS")
-    parser.add_argument("--guest", default="10.0.0.2", metavar="ADDRESS")
-    parser.add_argument("--rate", type=int, default=100, metavar="N",
-                        help="packets per second each way (default 100)")
-    parser.add_argument("--flows", type=int, default=64, metavar="N",
-                        choices=range(1, PORTS * PORTS + 1))
-    parser.add_argument("--seconds", type=float, metavar="N",
-                        help="end by itself")
-    args = parser.parse_args()
-
-    traffic = Traffic(args.host, args.guest, link(args.dev).mac, args.rate,
-                      args.flows)
-    try:
-        traffic.start()
-        print("traffic: running, Ctrl-C ends it", flush=True)
-        try:
-            threading.Event().wait(args.seconds)
-        except KeyboardInterrupt:
-            pass
-        report = traffic.finish()
-    except TrafficError as error:
-        sys.exit(f"traffic: {error}")
-    print(report.table())
-    print("interrupts of the guest's queues: rx",
-          *report.rx_queues, "tx", *report.tx_queues)
-    for problem in report.problems():
-        print(f"traffic: {problem}")
-    sys.exit(1 if report.problems() else 0)
-
-
-if __name__ == "__main__":
-    main()
