@@ -3,8 +3,8 @@
 
 usage: compare_functions.py WITHOUT.ko WITH.ko [UPSTREAM.ko]
 
-Every function is a hot one unless CONTROL names it. TAP on stdout; what
-differs between UPSTREAM.ko and WITH.ko is only said, in comments.
+Fail for each function that differs, unless CONTROL matches its name. Print TAP, and
+differences between UPSTREAM.ko and WITH.ko as comments.
 """
 
 import bisect
@@ -20,7 +20,7 @@ from elftools.elf.relocation import RelocationSection
 
 from tap_output import Tap
 
-# Through these go packets; those that a compiler inlined are in their callers.
+# Functions that packets pass through; the compiler may inline them
 HOT = '''
 tun_automq_select_queue tun_build_skb tun_chr_poll tun_chr_read_iter
 tun_chr_write_iter tun_do_read tun_ebpf_select_queue tun_flow_update
@@ -30,10 +30,10 @@ tun_rx_batched tun_select_queue tun_sendmsg tun_sock_write_space tun_xdp_act
 tun_xdp_one tun_xdp_tx tun_xdp_xmit __tun_build_skb __tun_wake_queue
 '''.split()
 
-# No packet goes through these: the patches may change them, or how far the
-# compiler inlines them into one another.
+# Functions that no packet passes through: the patches may change them, and so may
+# the compiler's choice of functions to inline
 CONTROL = re.compile(r'''
-    # open, close and the ioctls, and what they alone call
+    # open, close, the ioctls, and functions that only these call
     tun_chr_(open|close) | __tun_chr_ioctl | tun_chr_(compat_)?ioctl | tun_set_iff | tun_set_queue |
     tun_(at|de)tach(_filter|_all)? | __tun_detach | tun_set_sndbuf |
     (__)?tun_set_ebpf | tun_prog_free | set_offload | tun_flags |
@@ -44,8 +44,7 @@ CONTROL = re.compile(r'''
     tun_state_\w+
 ''', re.VERBOSE)
 
-# Tables that say where code is patched at run time, or what a trap means; the
-# unwinder's tables are no code.
+# Tables of the unwinder, debuggers and ftrace, which describe code
 IGNORED_TABLES = re.compile(r'\.orc_|\.debug|__mcount_loc|__patchable_func')
 
 PC_RELATIVE = (ENUM_RELOC_TYPE_x64['R_X86_64_PC32'],
@@ -120,13 +119,13 @@ class Module:
     def content(self, shndx, offset, depth):
         """What is in data without a name: up to the next thing in use."""
         sec, refs = self.sections[shndx], self.refs.get(shndx, [])
-        # A string may have another one, that ends like it, inside of it.
+        # Compare strings by content: the linker shares their tails.
         match = TEXT.match(self.data[shndx], offset)
         if match and sec['sh_type'] != 'SHT_NOBITS':
             return repr(match[1].decode())
         i = bisect.bisect_right(refs, offset)
         end = refs[i] if i < len(refs) else sec['sh_size']
-        # The next one may be in use no more. UBSAN's are of this size.
+        # Stop after the size of UBSAN's data: the next object may be unused.
         end = min(end, offset + 32)
         if sec['sh_type'] == 'SHT_NOBITS':    # .bss
             return f'{sec.name} {end - offset}'
@@ -143,7 +142,7 @@ class Module:
             else:
                 out += self.data[shndx][at:at + 1]
                 at += 1
-        # What aligns the next one
+        # Drop padding in front of the next object.
         return repr(out.rstrip(b'\0'))[1:]
 
     def place(self, shndx, offset, depth=0):
@@ -160,7 +159,7 @@ class Module:
             value, size, name = places[i]
             if self.has(shndx, SH_FLAGS.SHF_EXECINSTR) and \
                     value < offset < value + size:
-                # Instructions, as bytes would count what aligns them
+                # Count instructions: bytes would include padding.
                 steps = self.steps.get(shndx, [])
                 step = (bisect.bisect_left(steps, offset) -
                         bisect.bisect_left(steps, value))
@@ -197,7 +196,7 @@ class Module:
                         not self.has(code, SH_FLAGS.SHF_EXECINSTR):
                     continue
                 note = name
-                # Which key, which call: the last word of such an entry.
+                # The last word of such an entry names the key or the call.
                 step = {'__jump_table': 2, '.static_call_sites': 1}.get(name)
                 if step and where % (8 * step) == 0 and i + step < len(order):
                     kind, sym, more = table[order[i + step]]
@@ -241,7 +240,7 @@ class Module:
             lo, hi = (bisect.bisect_left(addrs, x) for x in (start, end))
             part = [(*code[i], code[i + 1][0]) for i in range(lo, hi)]
             text = self.normalise(shndx, start, end, part)
-            # Clones that only their number told apart
+            # Tell clones apart that differ only in their number.
             while name in functions:
                 name += "'"
             functions[name] = text
@@ -280,7 +279,7 @@ class Module:
             if notes:
                 text += f' [{", ".join(notes)}]'
             lines.append(re.sub(r'\s+', ' ', text))
-        # Behind the last instruction there is only padding, by int3 as well.
+        # Drop padding after the last instruction.
         while lines and lines[-1] == 'int3':
             lines.pop()
         return lines

@@ -3,8 +3,8 @@
 
 usage: keep_line_numbers.py ORIGINAL CHANGED OUTPUT
 
-Each line that the original has, too, keeps its number there: a #line follows
-each change. So warnings and assertions compile to the same code in both.
+Add a #line directive after each change, so that lines of the original keep their
+numbers. Warnings and assertions then compile to the same code in both.
 """
 
 import difflib
@@ -17,7 +17,7 @@ def keep(old, new):
     for tag, start, end, first, last in difflib.SequenceMatcher(
             None, old, new, autojunk=False).get_opcodes():
         out += new[first:last]
-        # Not inside of a macro: what follows belongs to it.
+        # A directive inside a macro would become part of it.
         if tag != 'equal' and end < len(old) and \
                 not (out and out[-1].endswith('\\\n')):
             out.append(f'#line {end + 1}\n')
