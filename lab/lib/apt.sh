@@ -1,14 +1,14 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Debian's archive: mirrors, package lists and downloads, apart from the
-# system's own. To be sourced after common.sh.
+# Debian's archive: mirrors, package lists and downloads, kept apart from the
+# system's. To be sourced after common.sh.
 
-# SUITE=URI: a made-up archive that is read along with SUITE, for tests
+# For tests, SUITE=URI: another archive to read along with SUITE
 LAB_EXTRA_ARCHIVE=${LAB_EXTRA_ARCHIVE:-}
 
-# debian_mirror LABEL: a mirror from this machine's apt configuration; LABEL is
-# Debian or Debian-Security.
+# debian_mirror Debian|Debian-Security: print a mirror of this machine's apt
+# configuration
 debian_mirror() {
 	local given=DEBIAN_MIRROR
 	[ "$1" = Debian ] || given=DEBIAN_SECURITY_MIRROR
@@ -42,20 +42,20 @@ need_mirror() {
 			"name one: make ... DEBIAN_MIRROR=URI"
 }
 
-# die_of_download WHAT: end with the remedy for the likeliest cause.
+# die_of_download SENTENCE: end; the remedy is for the likeliest cause
 die_of_download() {
 	die "$1" "check the network and the mirror (DEBIAN_MIRROR= names another)," \
 		"then start again: what is complete is not downloaded twice"
 }
 
-# stale_policy: as a line of apt's configuration, the machine's own word on
-# package lists that have expired, which a mirror may have of a suite
+# stale_policy: print this machine's line of apt's configuration on package lists that
+# have expired; a mirror may have such lists
 stale_policy() {
 	apt-config dump --no-empty Acquire::Check-Valid-Until | grep . ||
 		echo 'Acquire::Check-Valid-Until "true";'
 }
 
-# host_tool COMMAND PACKAGE: install it when it is not there.
+# host_tool COMMAND PACKAGE: install PACKAGE if COMMAND is missing
 host_tool() {
 	command -v "$1" >/dev/null && return
 	step_start "installing $2 on this machine"
@@ -72,9 +72,8 @@ suite_mirror() {
 	esac
 }
 
-# suite_apt SUITE|src:SUITE TOOL ARG...: apt-get or apt-cache with lists,
-# sources and cache apart from the system's and from other suites'. With src:
-# the lists are those of the source packages.
+# suite_apt SUITE|src:SUITE TOOL ARG...: run apt-get or apt-cache with lists, sources
+# and cache of this suite alone. "src:" has lists of source packages.
 suite_apt() {
 	local suite=${1#src:} d=$CACHE/apt-${1/:/-} deb=deb mirror
 	[ "$1" = "$suite" ] || deb='deb-src'
@@ -110,14 +109,14 @@ suite_apt() {
 	"$1" -c "$d/apt.conf" "${@:2}"
 }
 
-# suite_update SUITE|src:SUITE: fails where the mirror has no such suite.
+# suite_update SUITE|src:SUITE: read its package lists; fail if the mirror has none
 suite_update() {
 	local d=$CACHE/apt-${1/:/-} list
 	say "reading the package lists of ${1#src:}"
 	rm -f "$d/packages"
 	suite_apt "$1" apt-get update -q >&2 || return
 	[ "${1#src:}" = "$1" ] || return 0
-	# Not by apt-cache, which shows one version of a package.
+	# Read the lists: apt-cache shows one version of a package.
 	# shellcheck disable=SC2016 # for apt
 	suite_apt "$1" apt-get indextargets --format '$(FILENAME)' \
 		'Created-By: Packages' | while read -r list; do
@@ -127,15 +126,14 @@ suite_update() {
 		$1 == "Version:" { print p, $2 }' >"$d/packages"
 }
 
-# suite_packages SUITE: "PACKAGE VERSION" for each package that its lists offer,
-# in each version. Names that only other packages mention are not among them.
+# suite_packages SUITE: print "PACKAGE VERSION" for each version of each package
 suite_packages() {
 	[ -f "$CACHE/apt-$1/packages" ] || suite_update "$1"
 	cat "$CACHE/apt-$1/packages"
 }
 
-# download DIR SUITE TOOL-AND-ARGUMENTS...: have apt download into DIR, which is
-# there only once all of it is.
+# download DIR SUITE APT-GET-ARGUMENT...: download into DIR, which appears when it is
+# complete
 download() {
 	local dir=$1 suite=$2
 	shift 2

@@ -4,12 +4,13 @@
 # Bases: the versions of Linux and QEMU that Debian's suites offer, and those
 # the lab was built from. To be sourced after common.sh and apt.sh.
 #
-# A base of the lab is a series, "6.12" or "qemu". Its versions come from its
-# own suites, newest first, and after them from others. lab/build/base takes the
-# first that patches and builds, and writes what it took to build/base-SERIES:
-# SUITE, VERSION and, of a kernel, RELEASE; then a line a version it passed over.
+# A base of the lab is named by its series: "6.12", "qemu". lab/build/base tries the
+# versions in the series' own suites, newest first, and then those in other suites. It
+# takes the first version that patches and builds, and writes build/base-SERIES: a line
+# "SUITE VERSION", for a kernel "SUITE VERSION RELEASE SERIES", and then a line for
+# each version that it passed over.
 
-# base_suites SERIES: its own suites, one line; those to fall back to, another
+# base_suites SERIES: print a line of its own suites, and a line of other suites
 base_suites() {
 	case $1 in
 	6.1) printf '%s\n' "bookworm-security bookworm" "bookworm-proposed-updates" ;;
@@ -26,7 +27,7 @@ base_suites() {
 	esac
 }
 
-# suite_root SUITE: the build root with that suite's compiler
+# suite_root SUITE: print the path of the build root with that suite's compiler
 suite_root() {
 	# shellcheck disable=SC2153 # SUITE is of common.sh
 	case $1 in
@@ -36,7 +37,7 @@ suite_root() {
 	esac
 }
 
-# need_suite_root SUITE: have that build root
+# need_suite_root SUITE: make that build root
 need_suite_root() {
 	local root
 	root=$(suite_root "$1")
@@ -44,21 +45,10 @@ need_suite_root() {
 }
 
 # newest_first: sort lines "SUITE VERSION ..." by version
-newest_first() {
-	local sorted=() line version other i
-	while read -r line; do
-		read -r _ version _ <<<"$line"
-		for ((i = 0; i < ${#sorted[@]}; i++)); do
-			read -r _ other _ <<<"${sorted[i]}"
-			dpkg --compare-versions "$version" le "$other" || break
-		done
-		sorted=("${sorted[@]:0:i}" "$line" "${sorted[@]:i}")
-	done
-	[ ${#sorted[@]} = 0 ] || printf '%s\n' "${sorted[@]}"
-}
+newest_first() { sort -s -k2,2Vr; }
 
-# suite_kernels SUITE [SERIES]: "SUITE VERSION RELEASE SOURCE-SERIES" for each
-# linux-source package whose headers are there in its version.
+# suite_kernels SUITE [SERIES]: print "SUITE VERSION RELEASE SOURCE-SERIES" for each
+# linux-source package that has headers of the same version
 suite_kernels() {
 	local series=${2:-*}
 	series=${series//[x*]/[0-9.]+}
@@ -67,7 +57,7 @@ suite_kernels() {
 		$1 ~ series {
 			sub(/^linux-source-/, "", $1); source[$1 " " $2]
 		}
-		# Neither "cloud" nor "rt" comes before the architecture.
+		# Leave out the flavours "cloud" and "rt".
 		$1 ~ /^linux-headers-[0-9][^-]*(-[0-9]+)?-amd64$/ {
 			sub(/^linux-headers-/, "", $1); headers[$1 " " $2]
 		}
@@ -83,7 +73,7 @@ suite_kernels() {
 		}'
 }
 
-# suite_qemus SUITE [SERIES]: "SUITE VERSION" for each source package of QEMU
+# suite_qemus SUITE [SERIES]: print "SUITE VERSION" for each source package of QEMU
 suite_qemus() {
 	suite_apt "src:$1" apt-cache showsrc --only-source qemu 2>/dev/null |
 		awk -v suite="$1" -v series="${2:-}" '$1 == "Version:" {
@@ -92,8 +82,8 @@ suite_qemus() {
 		}'
 }
 
-# base_versions SERIES SUITE...: what these suites offer of it, newest first;
-# a suite that the mirror does not have offers nothing.
+# base_versions SERIES SUITE...: print the versions in these suites, newest first.
+# A mirror may lack a suite.
 base_versions() {
 	local series=$1 s
 	shift
@@ -111,7 +101,7 @@ base_versions() {
 	done | newest_first
 }
 
-# qemu_series: those there are patches for
+# qemu_series: print the QEMU series that there are patches for
 qemu_series() { (cd "$REPO/qemu/patches" && printf '%s\n' */) | tr -d / | paste -sd, | sed 's/,/ or /g'; }
 
 # base_name SERIES VERSION
@@ -122,7 +112,7 @@ base_name() {
 	esac
 }
 
-# base_line SERIES: the base that lab/build/base tries, or has chosen
+# base_line SERIES: print the base that lab/build/base is trying, or has chosen
 base_line() {
 	if [ "${BASE%% *}" = "$1" ]; then
 		echo "${BASE#* }"
@@ -140,11 +130,11 @@ series_name() {
 	esac
 }
 
-# kernel_release K: the release of it, as uname -r says it
+# kernel_release KERNEL: print its release, as uname -r does
 kernel_release() { base_line "$1" | awk '{ print $3 }' | grep .; }
 
-# kernel_root K: the build root with its headers and its suite's compiler. The
-# kernels that the lab builds itself are built in the first one.
+# kernel_root KERNEL: print the path of the build root with its headers and its
+# suite's compiler. Debug kernels are built in the first build root.
 kernel_root() {
 	local suite=''
 	case $1 in
@@ -154,12 +144,11 @@ kernel_root() {
 	suite_root "${suite:-$SUITE}"
 }
 
-# kernel_parts SUITE VERSION RELEASE SERIES: "PACKAGE=VERSION" of source and
-# headers, and with a fifth argument of the kernel and its modules, too. From
-# 7.x on the image package is empty: kernel, modules, and the lists of them, are
-# packages of their own, and the newest kernel may not be signed yet. Where one is
-# not there in that version, fail, and end with "no PACKAGE" or with "no PACKAGE or
-# PACKAGE".
+# kernel_parts SUITE VERSION RELEASE SERIES [image]: print "PACKAGE=VERSION" for the
+# packages of source and headers, and with "image" for those of the kernel and its
+# modules. From 7.x on the image package is empty: kernel, modules and lists of modules
+# have packages of their own, and the newest kernel may not be signed yet. Fail if one
+# is missing in that version, with "no PACKAGE" or "no PACKAGE or PACKAGE" at the end.
 kernel_parts() {
 	suite_packages "$1" | awk -v v="$2" -v rel="$3" -v series="$4" -v all="${5:-}" '
 		$2 == v { has[$1] = 1 }

@@ -1,13 +1,12 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# What all scripts of the lab share: paths, messages, root, locks.
-# To be sourced.
+# Paths, messages, root rights and locks of all scripts of the lab. To be sourced.
 
 set -euo pipefail
 
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
-# The name of the script in messages: lab/build/qemu
+# The script's name in messages, e.g. lab/build/qemu
 SELF=$(cd "$(dirname "$0")" && pwd -P)/${0##*/}
 SELF=${SELF#"$REPO/"}
 BUILD=$REPO/build
@@ -17,12 +16,12 @@ SUITE=trixie
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 JOBS=${JOBS:-$(nproc)}
 QEMU_BASE=${QEMU_BASE:-10.0}
-# What is made from another base than the first has its name at the end.
+# End of the names of directories for another QEMU than the first: "-10.2"
 # shellcheck disable=SC2034
 QEMU_SUFFIX=${QEMU_BASE/#/-} QEMU_SUFFIX=${QEMU_SUFFIX/%-10.0/}
 
-# Kernels the lab can run: Debian's, and those it builds itself from the source
-# of the first one.
+# Kernels that the lab can run: Debian's, and debug kernels, which it builds from the
+# source of the first one
 KERNELS="6.12 6.1 7.x"
 KERNELS_DEBUG="debug kcsan"
 
@@ -35,7 +34,7 @@ fi
 say() { printf '%s==>%s %s\n' "$bold" "$plain" "$*" >&2; }
 note() { printf '    %s\n' "$*" >&2; }
 warn() { printf '%s: warning: %s\n' "$SELF" "$*" >&2; }
-# full_disk: say which disk that is written to is full, if one is
+# full_disk: print which disk is full; fail if none is
 full_disk() {
 	local d mb
 	for d in "$BUILD" "$CACHE"; do
@@ -49,8 +48,8 @@ full_disk() {
 	return 1
 }
 
-# die SENTENCE [REMEDY...]. lab/build/base reads the sentence from a file. On a
-# full disk no other remedy helps.
+# die SENTENCE [REMEDY...]: print an error and end. Name a full disk instead of
+# REMEDY. Write the sentence to $REASON_FILE, too, where lab/build/base reads it.
 die() {
 	local line full
 	DIED=1
@@ -65,15 +64,15 @@ die() {
 	done
 	exit 1
 }
-# Other commands fail with messages of their own, which may not say it.
+# Name a full disk also when another command failed: its message may not.
 trap '[ $? = 0 ] || [ -n "$DIED" ] || ! full_disk >/dev/null || die "this step failed"' EXIT
 DIED=
 
 step_start() { STEP=$1 STEP_T0=$SECONDS; say "$1"; }
 step_end() { say "$STEP: done in $((SECONDS - STEP_T0)) s"; }
 
-# mmdebstrap, mount namespaces and KVM all need root: ask for it once, here,
-# and keep the caller's cache directory.
+# need_root ARG...: start the script again as root, if need be, with the caller's
+# settings. mmdebstrap, mount namespaces and KVM need root.
 need_root() {
 	[ "$(id -u)" = 0 ] && return
 	command -v sudo >/dev/null ||
@@ -88,7 +87,7 @@ need_root() {
 	exec sudo env "${keep[@]}" "$0" "$@"
 }
 
-# lock NAME: only one build of a part at a time; released when the script ends.
+# lock NAME: wait for other builds of a part; hold the lock until the script ends
 lock() {
 	mkdir -p "$BUILD"
 	exec {LOCK_FD}>"$BUILD/.lock-$1"
@@ -98,8 +97,8 @@ lock() {
 	fi
 }
 
-# hash_of FILE|=STRING...: names the inputs of a part, so that it is made
-# again exactly when one of them changed.
+# hash_of FILE|=STRING...: print a key for the inputs of a part, which is made again
+# when its key has changed
 hash_of() {
 	local x
 	# shellcheck disable=SC2030 # the loop is all of it
@@ -111,7 +110,7 @@ hash_of() {
 	done | sha256sum | cut -c1-16
 }
 
-# fresh STAMP KEY: was this part made from these inputs?
+# fresh STAMP KEY: succeed if STAMP has this key
 fresh() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
 stamp() { echo "$2" >"$1.tmp" && mv "$1.tmp" "$1"; }
 
@@ -124,7 +123,7 @@ need_space() {
 			"make room, or put the repository on another disk"
 }
 
-# kernel_known K: complain unless the lab knows it.
+# kernel_known KERNEL: end unless the lab knows it
 kernel_known() {
 	case " $KERNELS $KERNELS_DEBUG " in
 	*" $1 "*) return ;;
@@ -134,7 +133,7 @@ kernel_known() {
 			"another series of Debian's, e.g. 7.2: make bases KERNEL=7.2"
 }
 
-# kernel_target K: the make target that builds it.
+# kernel_target KERNEL: print the make target that builds it
 kernel_target() {
 	case $1 in
 	6.12) echo lab ;;

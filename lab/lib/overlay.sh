@@ -4,32 +4,32 @@
 # Patched trees: a pristine tree, the files of an overlay, and patches. To be
 # sourced after common.sh.
 #
-# A directory of patches holds NNNN-*.patch, applied in the order of their
-# numbers, and directories with other forms of some of them: of one number, the
-# form that applies is taken. A directory that holds directories alone holds
-# several series: the series that applies is taken. Exact context comes first.
-# Context reduced to two lines and then to one comes next; such a patch must
-# still land in the function that it names.
+# A directory of patches has files NNNN-*.patch, applied in the order of their
+# numbers. Subdirectories may have other forms of a patch, with the same number: the
+# form that applies is taken. A directory that has only subdirectories has several
+# series: the series that applies is taken. Patches are tried with their whole context
+# first, then with two lines and one line of it; a hunk with less context must land in
+# the function that it names.
 
 FUZZED=()  # patches that applied with reduced context
 REFUSED=() # the forms of the patch that did not apply
 
-# outside_git TREE ARG...: git, blind to the repository around TREE, inside
-# which it would take the paths for the repository's own
+# outside_git TREE ARG...: run git in TREE, outside of any repository: inside one it
+# would take paths for the repository's own
 outside_git() {
 	local tree=$1
 	shift
 	(cd "$tree" && GIT_CEILING_DIRECTORIES=$(dirname "$tree") git "$@")
 }
 
-# hunk_places: of the hunks of a diff, the functions, or the lines git names
+# hunk_places: print the functions that the hunks of a diff name
 hunk_places() {
 	sed -nE 's/^@@ [^@]* @@ ?//p' |
 		sed -E 's/^.*\b(\w+)\(.*/\1/; s/[[:space:]]+$//' | LC_ALL=C sort -u
 }
 
-# try_patch TREE CONTEXT PATCH [GLOB...]: apply PATCH to TREE, or leave TREE
-# alone. CONTEXT is empty, or a number of lines.
+# try_patch TREE CONTEXT PATCH [GLOB...]: apply PATCH to files of TREE that match a
+# GLOB, with CONTEXT lines of context or, if empty, all. On failure change nothing.
 try_patch() {
 	local tree=$1 context=$2 patch=$3
 	shift 3
@@ -57,8 +57,8 @@ patch_numbers() { # DIR
 	done
 }
 
-# apply_patches TREE exact|fuzz DIR [GLOB...]: apply the patches of DIR, only to
-# files that match a GLOB if there is one. Set FUZZED, and REFUSED on failure.
+# apply_patches TREE exact|fuzz DIR [GLOB...]: apply the patches of DIR, "exact" or with
+# less context, too. Set FUZZED, and REFUSED on failure.
 apply_patches() {
 	local tree=$1 how=$2 dir=$3 number context forms p
 	shift 3
@@ -86,8 +86,8 @@ patch_subject() { # PATCH
 		"$1" | tr -d '\n'
 }
 
-# why_refused TREE WHAT [GLOB...]: say which hunk of which file of REFUSED does
-# not apply to TREE, which is called WHAT, and which lines it expects there
+# why_refused TREE NAME [GLOB...]: print the file and hunk of REFUSED that do not apply
+# to TREE, which is called NAME, and the lines that the hunk expects
 why_refused() {
 	local tree=$1 what=$2 p rejects best='' fewest='' file hunk
 	shift 2
@@ -118,8 +118,8 @@ why_refused() {
 		awk '/^@@/ && n++ { exit } /^[ -]/ { print }' | head -n 15
 }
 
-# series_dirs PATCHES HINT: the directories of PATCHES that hold a series, that
-# named HINT first
+# series_dirs PATCHES HINT: print the directories of PATCHES that have a series, HINT
+# first
 series_dirs() {
 	local d
 	if [ -n "$(patch_numbers "$1")" ] || [ -z "$(ls -A "$1")" ]; then
@@ -133,7 +133,7 @@ series_dirs() {
 	done
 }
 
-matches() { # NAME [GLOB...]: does a GLOB match it, if there are any?
+matches() { # NAME [GLOB...]: succeed if a GLOB matches, or without a GLOB
 	local name=$1 glob
 	shift
 	[ $# -gt 0 ] || return 0
@@ -144,8 +144,8 @@ matches() { # NAME [GLOB...]: does a GLOB match it, if there are any?
 	return 1
 }
 
-# patched_copy PRISTINE OVERLAY SERIES TMP how [GLOB...]: make TMP the files
-# that OVERLAY and SERIES concern, patched
+# patched_copy PRISTINE OVERLAY SERIES TMP exact|fuzz [GLOB...]: copy the files of
+# OVERLAY, and the files of PRISTINE that SERIES changes, to TMP, and patch them
 patched_copy() {
 	local pristine=$1 over=$2 series=$3 tmp=$4 how=$5 f
 	shift 5
@@ -172,12 +172,11 @@ patched_copy() {
 	apply_patches "$tmp" "$how" "$series" "$@"
 }
 
-# overlay PRISTINE OVERLAY PATCHES DEST WHAT [GLOB...]: make DEST what PRISTINE,
-# called WHAT in messages, is with the files of OVERLAY and then the patches
-# added, of both only what matches a GLOB if there is one. Files that did not
-# change keep their time stamps, so that make and ninja rebuild only what they
-# must. With DEST not yet a copy of PRISTINE, only the files concerned end up
-# there. DEST/.patched says "clean", or "fuzz" and the patches.
+# overlay PRISTINE OVERLAY PATCHES DEST NAME [GLOB...]: add to DEST the files of OVERLAY
+# and the files that PATCHES change, patched; only files that match a GLOB, if there is
+# one. DEST may be a copy of PRISTINE, which messages call NAME. Files that did not
+# change keep their time stamps, so that make and ninja rebuild no more than they must.
+# DEST/.patched has "clean", or "fuzz" and the names of patches.
 overlay() {
 	local pristine=$1 over=$2 patches=$3 dest=$4 what=$5 tmp dir dirs how lines f n=0
 	local done=''
@@ -199,7 +198,7 @@ overlay() {
 			"use a version that 'make bases' shows as built, or another tree (KSRC=, QEMU_SRC=)"
 	fi
 
-	# What an earlier overlay added and this one does not.
+	# Remove files that only an earlier overlay added.
 	if [ -f "$dest/.overlay" ]; then
 		LC_ALL=C comm -23 "$dest/.overlay" "$tmp/t.files" | while read -r f; do
 			if [ -f "$pristine/$f" ]; then

@@ -1,9 +1,8 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Sources of Linux and QEMU, as Debian ships them: downloaded once into the
-# cache, unpacked where they are wanted. apt checks every signature. To be
-# sourced after common.sh.
+# Debian's sources of Linux and QEMU: apt downloads them into the cache and checks
+# every signature; functions unpack them. To be sourced after common.sh.
 
 SOURCES=$CACHE/sources
 
@@ -18,8 +17,8 @@ fetched() {
 	die_of_download "a file of $what cannot be downloaded, though ${suite#src:} lists it"
 }
 
-# fetch_linux SUITE VERSION RELEASE SERIES [image]: set DEBS to where the
-# packages of source and headers are, or those of the kernel itself
+# fetch_linux SUITE VERSION RELEASE SERIES [image]: download the packages of source and
+# headers, or those of the kernel itself; set DEBS to their directory
 fetch_linux() {
 	local parts
 	DEBS=linux-$2-$1${5:+-image}
@@ -28,15 +27,15 @@ fetch_linux() {
 			die "Linux $2 is incomplete in $1: there is no ${parts##*no }" \
 				"use another version, or try again later"
 		mapfile -t parts <<<"$parts"
-		# Source and headers come first, four of them.
+		# Leave out source and headers, the first four.
 		[ -z "${5:-}" ] || parts=("${parts[@]:4}")
 	fi
 	fetched "$DEBS" "$1" "Linux $2" download "${parts[@]}"
 	DEBS=$SOURCES/$DEBS
 }
 
-# linux_source DEBS DEST [full]: unpack the source; without "full", no more than
-# the module is made of and a series may touch.
+# linux_source DEBS DEST [full]: unpack the source; without "full", only directories
+# that the module and the series need
 linux_source() {
 	local deb dest=$2 what name mark
 	deb=$(echo "$1"/linux-source-*.deb)
@@ -48,8 +47,8 @@ linux_source() {
 	name=${deb##*/}
 	name=${name%%_*}
 	if [ "${3:-}" = full ]; then
-		# Kernels are built from it, but without big drivers none of them
-		# needs; their Kconfig files must stay.
+		# Leave out big drivers that no kernel of the lab needs, except
+		# for their Kconfig files.
 		what=(--exclude='*/drivers/gpu/*.[chS]'
 			--exclude='*/drivers/media/*.[ch]'
 			--exclude='*/drivers/staging/*.[ch]'
@@ -85,7 +84,7 @@ linux_headers() {
 	for deb in "$1"/linux-{headers,kbuild}-*.deb; do
 		[ ! -f "$2/etc/tapstate-headers/${deb##*/}" ] || continue
 		say "unpacking ${deb##*/}"
-		# Older packages say /lib, which is a link.
+		# Follow /lib, which older packages use: it is a link.
 		dpkg-deb --fsys-tarfile "$deb" |
 			tar -x -C "$2" --keep-directory-symlink || {
 			die "${deb##*/} cannot be unpacked" \
@@ -96,7 +95,7 @@ linux_headers() {
 	done
 }
 
-# linux_image DEBS RELEASE DIR: make DIR the kernel with its modules
+# linux_image DEBS RELEASE DIR: unpack the kernel and its modules into DIR
 linux_image() {
 	local debs=$1 rel=$2 dir=$3 f vmlinuz='' mark
 	local extract=build/src/linux-6.12/scripts/extract-vmlinux
@@ -120,15 +119,14 @@ linux_image() {
 			die "${f##*/} cannot be unpacked" "it is broken: rm '$f', then again"
 		}
 	done
-	# Debian 13 has merged /usr, its kernel packages still say /lib or
-	# /usr/lib.
+	# Take modules from /lib or /usr/lib: Debian's packages use either.
 	[ -d "$dir.tmp/lib/modules" ] || mv "$dir.tmp/usr/lib/modules" "$dir.tmp/lib/"
 	rm -rf "$dir.tmp/usr"
 	in_root depmod -b "/tapstate/${dir#"$REPO/"}.tmp" "$rel"
 	for f in "boot/vmlinuz-$rel" "lib/modules/$rel"/vmlinuz{,.unsigned}; do
 		[ ! -f "$dir.tmp/$f" ] || vmlinuz=${dir#"$REPO/"}.tmp/$f
 	done
-	# Unpacked, too: the lab's emulated processor would take longer.
+	# Decompress modules here: the lab's emulated processor takes longer.
 	in_root sh -c "$extract $vmlinuz >${dir#"$REPO/"}.tmp/vmlinux" ||
 		die "cannot unpack vmlinuz of $rel"
 	echo "$rel" >"$dir.tmp/release"
@@ -136,7 +134,7 @@ linux_image() {
 	mv "$dir.tmp" "$dir"
 }
 
-# fetch_qemu SUITE VERSION: set DSC
+# fetch_qemu SUITE VERSION: download the source package; set DSC to its .dsc
 fetch_qemu() {
 	local dir=qemu-${2#*:}
 	fetched "$dir" "src:$1" "the source of QEMU $2" \
@@ -145,13 +143,13 @@ fetch_qemu() {
 	DSC=$(echo "$SOURCES/$dir"/*.dsc)
 }
 
-# qemu_source DSC DEST
+# qemu_source DSC DEST: unpack the source
 qemu_source() {
 	local dest=$2 mark=$2/.tapstate-${1##*/}
 	[ ! -f "$mark" ] || return 0
 	say "unpacking ${1##*/}"
 	rm -rf "$dest" "$dest.tmp"
-	# apt has already checked the file against the signed index.
+	# Skip the check: apt has checked the file against the signed index.
 	in_root dpkg-source --no-check -x "/cache/${1#"$CACHE/"}" \
 		"/tapstate/${dest#"$REPO/"}.tmp" >&2 || {
 		die "${1##*/} cannot be unpacked" \

@@ -2,6 +2,7 @@
 """Print TAP: single results, and the TAP of several programs as one stream."""
 
 import re
+import subprocess
 
 RESULT = re.compile(r'(not ok|ok)\b\s*\d*\s*(?:-\s*)?(.*)')
 
@@ -20,10 +21,14 @@ class Tap:
         print(f'{"ok" if good else "not ok"} {self.number} - {text}',
               flush=True)
 
-    def take(self, name, run):
-        """Print the TAP of a running program; its exit status counts, too."""
+    def run(self, name, command, **options):
+        """Run a program and print its TAP; its exit status counts, too."""
         seen = bad = 0
         print(f'# {name}', flush=True)
+        # pylint: disable=consider-using-with
+        run = subprocess.Popen(command, text=True, errors='replace',
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, **options)
         for line in run.stdout:
             line = line.rstrip()
             match = RESULT.fullmatch(line)

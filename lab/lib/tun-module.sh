@@ -5,7 +5,7 @@
 
 COMPAT=$REPO/kernel/compat
 
-# tun_kernel K: set REL, the release, and SRC, the source of kernel K.
+# tun_kernel KERNEL: set REL to its release and SRC to its source
 tun_kernel() {
 	kernel_known "$1"
 	REL=$(kernel_release "$1") ||
@@ -15,22 +15,21 @@ tun_kernel() {
 		die "${SRC#"$REPO/"} is not there: run make $(kernel_target "$1")"
 }
 
-# put FROM TO: copy a file if that changes anything, so that make sees only
-# what changed.
+# put FROM TO: copy a file unless both are the same, so that make sees only changes
 put() {
 	cmp -s "$1" "$2" && return
 	mkdir -p "$(dirname "$2")"
 	cp "$1" "$2"
 }
 
-# compat PROGRAM ARG...: run a program of kernel/compat, or end with what it says
+# compat PROGRAM ARG...: run a program of kernel/compat; end with its message if it fails
 compat() {
 	local out
 	out=$("$COMPAT/$1" "${@:2}" 2>&1) || die "${out#probe: }"
 }
 
-# tun_patched SRC TREE WHAT: make TREE the files of SRC, called WHAT, that the
-# overlay and the patches of kernel/ concern, patched
+# tun_patched SRC TREE NAME: write to TREE the files of kernel/, and the files of SRC
+# that its patches change, patched; messages call SRC NAME
 tun_patched() {
 	[ -f "$1/drivers/net/tun.c" ] || die "$3 has no drivers/net/tun.c" \
 		"KSRC= must name the source of a kernel, not its headers alone"
@@ -39,8 +38,8 @@ tun_patched() {
 		'drivers/*' 'include/*'
 }
 
-# tun_tree SRC TREE DIR: make DIR what kbuild needs of the partial kernel tree
-# TREE, with all else of the driver from SRC.
+# tun_tree SRC TREE DIR: write to DIR the files that kbuild needs for tun.ko, from the
+# partial kernel tree TREE, or else from SRC
 tun_tree() {
 	local f
 	for f in tun.c tun_vnet.h; do
@@ -61,7 +60,7 @@ tun_tree() {
 		compat probe "$3/drivers/net"
 	fi
 	mkdir -p "$3/include/uapi"
-	# The overlay's headers must win over those of the kernel built against.
+	# Prefer the overlay's headers to the kernel's.
 	# shellcheck disable=SC2016 # for make
 	printf '%s\n' '# SPDX-License-Identifier: GPL-2.0' 'obj-m := tun.o' \
 		'LINUXINCLUDE := -I$(src)/../../include -I$(src)/../../include/uapi $(LINUXINCLUDE)' \
@@ -69,14 +68,14 @@ tun_tree() {
 	put "$3/.Kbuild" "$3/drivers/net/Kbuild"
 }
 
-# tun_make ROOT RELEASE DIR ARG...: make ARG... on a tree of tun_tree, which is
-# at the same place for the compiler whatever it is called outside.
+# tun_make ROOT RELEASE DIR ARG...: run "make ARG..." on a tree of tun_tree. Mount it
+# at the same path for every tree, so that objects can be compared.
 tun_make() {
 	in_root -r "$1" -b "$3:/tun" \
 		make -C "/usr/lib/modules/$2/build" M=/tun/drivers/net "${@:4}"
 }
 
-# tun_module ROOT RELEASE DIR: build DIR/drivers/net/tun.ko, or end with the
+# tun_module ROOT RELEASE DIR: build DIR/drivers/net/tun.ko; on failure end with the
 # compiler's reason
 tun_module() {
 	tun_make "$1" "$2" "$3" modules >"$3/log" 2>&1 && return
@@ -84,8 +83,8 @@ tun_module() {
 		"use a version that 'make bases' shows as built, or another tree (KSRC=, KDIR=)"
 }
 
-# tun_uapi FROM TO: a UAPI header as "make headers_install" would install it;
-# names as in the build root.
+# tun_uapi FROM TO: install a UAPI header as "make headers_install" does; both are
+# paths in the build root
 tun_uapi() {
 	in_root -C "/usr/lib/modules/$REL/build" \
 		sh scripts/headers_install.sh "$1" "$2"

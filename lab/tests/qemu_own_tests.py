@@ -61,12 +61,8 @@ def main():
                G_TEST_BUILDDIR="tests/unit")
     tap = Tap()
     for command in programs(env):
-        with subprocess.Popen(command, env=env, text=True, errors="replace",
-                              stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT) as run:
-            name = os.path.basename(command[0])
-            tap.take("iotests" if name == "sh" else name, run)
+        name = os.path.basename(command[0])
+        tap.run("iotests" if name == "sh" else name, command, env=env)
     return tap.end()
 
 
