@@ -98,6 +98,29 @@
 #define TUN_STATE_QUEUE		_BITULL(13)	/* the queue of this fd */
 #define TUN_STATE_QUEUES	_BITULL(14)	/* all queues, get only */
 
+/*
+ * List of the groups, for user space that prints or walks them. Each FN() gets
+ * the number of the bit, the name of the group, and its member of struct
+ * tun_state.
+ */
+#define __TUN_STATE_GROUPS(FN)			\
+	FN(0, IDENTITY, identity)		\
+	FN(1, FLAGS, device)			\
+	FN(2, OWNER, owner)			\
+	FN(3, VNET, vnet)			\
+	FN(4, OFFLOAD, offload)			\
+	FN(5, SNDBUF, sndbuf)			\
+	FN(6, LINK, link)			\
+	FN(7, TXFILTER, txfilter)		\
+	FN(8, SOCKFILTER, sockfilter)		\
+	FN(9, STEERING, steering)		\
+	FN(10, FILTER, filter)			\
+	FN(11, XDP, xdp)			\
+	FN(12, FLOWS, flows)			\
+	FN(13, QUEUE, queue)			\
+	FN(14, QUEUES, queues)			\
+	/* */
+
 /* tun_state.flags */
 #define TUN_STATE_F_CHECK	0x01	/* TUNSETSTATE: compare only */
 
