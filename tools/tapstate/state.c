@@ -16,22 +16,10 @@ typedef struct Name {
     const char *name;
 } Name;
 
+/* In capitals, as in the header; printed in lower case */
+#define GROUP_NAME(number, name, member) { TUN_STATE_ ## name, #name },
 static const Name group_names[] = {
-    { TUN_STATE_IDENTITY, "identity" },
-    { TUN_STATE_FLAGS, "flags" },
-    { TUN_STATE_OWNER, "owner" },
-    { TUN_STATE_VNET, "vnet" },
-    { TUN_STATE_OFFLOAD, "offload" },
-    { TUN_STATE_SNDBUF, "sndbuf" },
-    { TUN_STATE_LINK, "link" },
-    { TUN_STATE_TXFILTER, "txfilter" },
-    { TUN_STATE_SOCKFILTER, "sockfilter" },
-    { TUN_STATE_STEERING, "steering" },
-    { TUN_STATE_FILTER, "filter" },
-    { TUN_STATE_XDP, "xdp" },
-    { TUN_STATE_FLOWS, "flows" },
-    { TUN_STATE_QUEUE, "queue" },
-    { TUN_STATE_QUEUES, "queues" },
+    __TUN_STATE_GROUPS(GROUP_NAME)
     { 0 }
 };
 
@@ -62,7 +50,8 @@ static const Name offload_names[] = {
     { 0 }
 };
 
-#define ALL_GROUPS (2 * TUN_STATE_QUEUES - 1)
+#define GROUP_BIT(number, name, member) | TUN_STATE_ ## name
+#define ALL_GROUPS (0 __TUN_STATE_GROUPS(GROUP_BIT))
 
 static const char *group_name(guint64 bit)
 {
@@ -96,9 +85,11 @@ static bool get_state(int fd, struct tun_state *st, GError **errp)
                     "this kernel does not have TUNGETSTATE; "
                     "load the tun module of tapstate");
     } else {
+        g_autofree char *name = g_ascii_strdown(group ? group : "", -1);
+
         g_set_error(errp, TAP_ERROR, TAP_ERROR_SYSTEM,
-                    "TUNGETSTATE failed%s%s: %s", group ? " for " : "",
-                    group ? group : "", g_strerror(err));
+                    "TUNGETSTATE failed%s%s: %s", group ? " for " : "", name,
+                    g_strerror(err));
     }
     errno = err;
     return false;
@@ -182,7 +173,9 @@ static void add_bits(JsonBuilder *b, const char *member, const Name *names,
     json_builder_begin_array(b);
     for (const Name *n = names; n->bit; n++) {
         if (bits & n->bit) {
-            json_builder_add_string_value(b, n->name);
+            g_autofree char *name = g_ascii_strdown(n->name, -1);
+
+            json_builder_add_string_value(b, name);
             bits &= ~n->bit;
         }
     }
