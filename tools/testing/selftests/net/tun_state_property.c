@@ -85,23 +85,9 @@ static const struct {
 	const void *field;	/* in the template */
 	size_t size;
 } groups[] = {
-#define GROUP(group, member) \
-	{ TUN_STATE_##group, #group, &(member), sizeof(member) }
-	GROUP(IDENTITY, t.identity),
-	GROUP(FLAGS, t.device),
-	GROUP(OWNER, t.owner),
-	GROUP(VNET, t.vnet),
-	GROUP(OFFLOAD, t.offload),
-	GROUP(SNDBUF, t.sndbuf),
-	GROUP(LINK, t.link),
-	GROUP(TXFILTER, t.txfilter),
-	GROUP(SOCKFILTER, t.sockfilter),
-	GROUP(STEERING, t.steering),
-	GROUP(FILTER, t.filter),
-	GROUP(XDP, t.xdp),
-	GROUP(FLOWS, t.flows),
-	GROUP(QUEUE, t.queue),
-	GROUP(QUEUES, t.queues),
+#define FIELD(bit, name, member) { bit, name, &(member), sizeof(member) }
+#define GROUP(number, name, member) FIELD(_BITULL(number), #name, t.member),
+	__TUN_STATE_GROUPS(GROUP)
 };
 
 static uint64_t seed;
