@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fields.h"
-#include "find.h"
-#include "state.h"
+#include "tapstate-device.h"
+#include "tapstate-fields.h"
+#include "tapstate-find.h"
 
 enum { EXIT_SAME = 0, EXIT_DIFFER = 1, EXIT_ERROR = 2 };
 
@@ -54,7 +54,7 @@ static int cmd_show(int argc, char **argv, const char *usage)
           "file descriptor in that process", "FD" },
         G_OPTION_ENTRY_NULL
     };
-    g_autoptr(TapState) state = NULL;
+    g_autoptr(TapstateDevice) state = NULL;
     g_autoptr(JsonNode) node = NULL;
     g_autofree char *text = NULL;
     GError *err = NULL;
@@ -69,18 +69,18 @@ static int cmd_show(int argc, char **argv, const char *usage)
         return fail_usage("name one device, or --pid and --fd", usage);
     }
 
-    state = pid >= 0 ? tap_find_fd(pid, fd, &err) :
-                       tap_find_device(argv[1], &err);
+    state = pid >= 0 ? tapstate_find_fd(pid, fd, &err) :
+                       tapstate_find_device(argv[1], &err);
     if (!state) {
         return fail(err);
     }
-    node = tap_state_to_json(state);
+    node = tapstate_device_to_json(state);
     if (json || pretty) {
         text = json_to_string(node, pretty);
         puts(text);
         return EXIT_SUCCESS;
     }
-    text = fields_show(node, &err);
+    text = tapstate_fields_show(node, &err);
     if (!text) {
         return fail(err);
     }
@@ -96,7 +96,8 @@ static JsonNode *load(const char *path, GError **errp)
         return NULL;
     }
     if (!json_parser_get_root(parser)) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_FORMAT, "%s: is empty", path);
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_FORMAT,
+                    "%s: is empty", path);
         return NULL;
     }
     return json_parser_steal_root(parser);
@@ -128,7 +129,7 @@ static int cmd_diff(int argc, char **argv, const char *usage)
     if (!after) {
         return fail(err);
     }
-    text = fields_diff(before, after, device, &differ, &err);
+    text = tapstate_fields_diff(before, after, device, &differ, &err);
     if (!text) {
         g_prefix_error(&err, "%s, %s: ", argv[1], argv[2]);
         return fail(err);

@@ -7,9 +7,9 @@
 #include <linux/if_arp.h>
 #include <linux/if_tun.h>
 
-#include "state.h"
+#include "tapstate-device.h"
 
-G_DEFINE_QUARK(tap-error-quark, tap_error)
+G_DEFINE_QUARK(tapstate-error-quark, tapstate_error)
 
 typedef struct Name {
     guint64 bit;
@@ -75,19 +75,19 @@ static bool get_state(int fd, struct tun_state *st, GError **errp)
     err = errno;
     group = group_name(st->failed);
     if (err == EBADFD) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_NO_DEVICE,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_DEVICE,
                     "the file descriptor is not attached to a tun/tap device");
     } else if (err == ENOTTY) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_NOT_TUN,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NOT_TUN,
                     "the file descriptor is not a tun/tap queue");
     } else if (err == EINVAL && !group) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_NO_KERNEL,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_KERNEL,
                     "this kernel does not have TUNGETSTATE; "
                     "load the tun module of tapstate");
     } else {
         g_autofree char *name = g_ascii_strdown(group ? group : "", -1);
 
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_SYSTEM,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
                     "TUNGETSTATE failed%s%s: %s", group ? " for " : "", name,
                     g_strerror(err));
     }
@@ -95,21 +95,21 @@ static bool get_state(int fd, struct tun_state *st, GError **errp)
     return false;
 }
 
-bool tap_state_get_queue(int fd, struct tun_state *st, GError **errp)
+bool tapstate_device_read_queue(int fd, struct tun_state *st, GError **errp)
 {
     memset(st, 0, sizeof(*st));
     st->mask = TUN_STATE_IDENTITY | TUN_STATE_QUEUE;
     return get_state(fd, st, errp);
 }
 
-TapState *tap_state_get(int fd, GError **errp)
+TapstateDevice *tapstate_device_read(int fd, GError **errp)
 {
-    g_autoptr(TapState) s = g_new0(TapState, 1);
+    g_autoptr(TapstateDevice) s = g_new0(TapstateDevice, 1);
     struct tun_state probe = { 0 };
     /* As many as the driver allows, so that none should be short */
     guint32 n_queues = 256, n_insns = BPF_MAXINSNS, n_flows = 4096;
 
-    s->holders = g_array_new(false, true, sizeof(TapHolder));
+    s->holders = g_array_new(false, true, sizeof(TapstateHolder));
 
     if (!get_state(fd, &probe, errp)) {
         return NULL;
@@ -156,7 +156,7 @@ TapState *tap_state_get(int fd, GError **errp)
     }
 }
 
-void tap_state_free(TapState *s)
+void tapstate_device_free(TapstateDevice *s)
 {
     g_free(s->queues);
     g_free(s->insns);
@@ -300,7 +300,7 @@ static void add_txfilter(JsonBuilder *b, const struct tun_state_txfilter *f)
     json_builder_end_object(b);
 }
 
-static void add_sockfilter(JsonBuilder *b, const TapState *s)
+static void add_sockfilter(JsonBuilder *b, const TapstateDevice *s)
 {
     begin_array(b, "sockfilter");
     for (guint i = 0; i < s->st.sockfilter.count; i++) {
@@ -313,7 +313,7 @@ static void add_sockfilter(JsonBuilder *b, const TapState *s)
     json_builder_end_array(b);
 }
 
-static void add_flows(JsonBuilder *b, const TapState *s)
+static void add_flows(JsonBuilder *b, const TapstateDevice *s)
 {
     begin_array(b, "flows");
     for (guint i = 0; i < s->st.flows.count; i++) {
@@ -328,12 +328,12 @@ static void add_flows(JsonBuilder *b, const TapState *s)
     json_builder_end_array(b);
 }
 
-static void add_holders(JsonBuilder *b, const TapState *s,
+static void add_holders(JsonBuilder *b, const TapstateDevice *s,
                         const struct tun_state_queue *q)
 {
     begin_array(b, "held_by");
     for (guint i = 0; i < s->holders->len; i++) {
-        const TapHolder *h = &g_array_index(s->holders, TapHolder, i);
+        const TapstateHolder *h = &g_array_index(s->holders, TapstateHolder, i);
 
         if (h->index != q->index ||
             h->attached != !!(q->flags & TUN_STATE_QUEUE_ATTACHED)) {
@@ -348,7 +348,7 @@ static void add_holders(JsonBuilder *b, const TapState *s,
     json_builder_end_array(b);
 }
 
-static void add_queues(JsonBuilder *b, const TapState *s)
+static void add_queues(JsonBuilder *b, const TapstateDevice *s)
 {
     begin_array(b, "queues");
     for (guint i = 0; i < s->st.queues.count; i++) {
@@ -369,7 +369,7 @@ static void add_queues(JsonBuilder *b, const TapState *s)
     json_builder_end_array(b);
 }
 
-JsonNode *tap_state_to_json(const TapState *s)
+JsonNode *tapstate_device_to_json(const TapstateDevice *s)
 {
     g_autoptr(JsonBuilder) b = json_builder_new();
     const struct tun_state *st = &s->st;

@@ -2,8 +2,8 @@
 /*
  * The state of a tun/tap device as TUNGETSTATE reports it, and as JSON
  */
-#ifndef TAPSTATE_STATE_H
-#define TAPSTATE_STATE_H
+#ifndef TAPSTATE_DEVICE_H
+#define TAPSTATE_DEVICE_H
 
 #include <stdbool.h>
 #include <sys/types.h>
@@ -12,43 +12,43 @@
 #include <linux/filter.h>
 #include <linux/if_tun_state.h>
 
-#define TAP_ERROR tap_error_quark()
-GQuark tap_error_quark(void);
+#define TAPSTATE_ERROR tapstate_error_quark()
+GQuark tapstate_error_quark(void);
 
 typedef enum {
-    TAP_ERROR_NO_DEVICE,
-    TAP_ERROR_NOT_TUN,
-    TAP_ERROR_NO_HOLDER,
-    TAP_ERROR_NO_KERNEL,
-    TAP_ERROR_PERMISSION,
-    TAP_ERROR_FORMAT,
-    TAP_ERROR_SYSTEM,
-} TapError;
+    TAPSTATE_ERROR_NO_DEVICE,
+    TAPSTATE_ERROR_NOT_TUN,
+    TAPSTATE_ERROR_NO_HOLDER,
+    TAPSTATE_ERROR_NO_KERNEL,
+    TAPSTATE_ERROR_PERMISSION,
+    TAPSTATE_ERROR_FORMAT,
+    TAPSTATE_ERROR_SYSTEM,
+} TapstateError;
 
 /* An open queue: a file descriptor of some process */
-typedef struct TapHolder {
+typedef struct TapstateHolder {
     pid_t pid;
     int fd;
     char comm[16];
     bool attached;
     guint32 index; /* like tun_state_queue.index */
-} TapHolder;
+} TapstateHolder;
 
-typedef struct TapState {
+typedef struct TapstateDevice {
     struct tun_state st;
     struct tun_state_queue *queues;
     struct sock_filter *insns;
     struct tun_state_flow *flows;
-    GArray *holders; /* of TapHolder */
-} TapState;
+    GArray *holders; /* of TapstateHolder */
+} TapstateDevice;
 
 /* All that the kernel reports, or only which device and queue @fd is */
-TapState *tap_state_get(int fd, GError **errp);
-bool tap_state_get_queue(int fd, struct tun_state *st, GError **errp);
+TapstateDevice *tapstate_device_read(int fd, GError **errp);
+bool tapstate_device_read_queue(int fd, struct tun_state *st, GError **errp);
 
-void tap_state_free(TapState *s);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(TapState, tap_state_free)
+void tapstate_device_free(TapstateDevice *s);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(TapstateDevice, tapstate_device_free)
 
-JsonNode *tap_state_to_json(const TapState *s);
+JsonNode *tapstate_device_to_json(const TapstateDevice *s);
 
 #endif

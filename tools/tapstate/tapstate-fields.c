@@ -2,27 +2,27 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "fields.h"
-#include "state.h"
+#include "tapstate-device.h"
+#include "tapstate-fields.h"
 
 #define FORMAT_VERSION 1
 
 /* By field name; what is not listed can be restored */
 static const struct {
     const char *pattern;
-    FieldKind kind;
+    TapstateFieldKind kind;
 } kinds[] = {
-    { "identity.*", FIELD_DEVICE },
-    { "xdp.*", FIELD_DEVICE },
-    { "offload.supported", FIELD_DEVICE },
-    { "queues.*.ring_size", FIELD_DEVICE },
-    { "queues.*.ring_len", FIELD_VOLATILE },
-    { "flows", FIELD_VOLATILE },
+    { "identity.*", TAPSTATE_FIELD_DEVICE },
+    { "xdp.*", TAPSTATE_FIELD_DEVICE },
+    { "offload.supported", TAPSTATE_FIELD_DEVICE },
+    { "queues.*.ring_size", TAPSTATE_FIELD_DEVICE },
+    { "queues.*.ring_len", TAPSTATE_FIELD_VOLATILE },
+    { "flows", TAPSTATE_FIELD_VOLATILE },
 };
 
 static void field_free(gpointer opaque)
 {
-    Field *f = opaque;
+    TapstateField *f = opaque;
 
     g_free(f->name);
     g_free(f->value);
@@ -31,7 +31,7 @@ static void field_free(gpointer opaque)
 
 static void add_field(GPtrArray *fields, const char *name, char *value)
 {
-    Field *f = g_new0(Field, 1);
+    TapstateField *f = g_new0(TapstateField, 1);
 
     f->name = g_strdup(name);
     f->value = value;
@@ -149,7 +149,7 @@ static void flatten(GPtrArray *fields, const char *name, JsonNode *node)
     }
 }
 
-GPtrArray *fields_from_json(JsonNode *root, GError **errp)
+GPtrArray *tapstate_fields_from_json(JsonNode *root, GError **errp)
 {
     g_autoptr(GPtrArray) fields = g_ptr_array_new_with_free_func(field_free);
     JsonObject *object;
@@ -157,7 +157,7 @@ GPtrArray *fields_from_json(JsonNode *root, GError **errp)
 
     if (!JSON_NODE_HOLDS_OBJECT(root) ||
         !json_object_has_member(json_node_get_object(root), "tapstate")) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_FORMAT,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_FORMAT,
                     "not the state of a device; "
                     "make it with 'tapstate show -j DEV'");
         return NULL;
@@ -165,7 +165,7 @@ GPtrArray *fields_from_json(JsonNode *root, GError **errp)
     object = json_node_get_object(root);
     version = json_object_get_int_member_with_default(object, "tapstate", 0);
     if (version != FORMAT_VERSION) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_FORMAT,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_FORMAT,
                     "format %" G_GINT64_FORMAT ", but this tapstate reads "
                     "format %d only", version, FORMAT_VERSION);
         return NULL;
@@ -257,9 +257,9 @@ static void add_queue_row(GPtrArray *rows, JsonObject *q)
             yes_no(q, "sockfilter"), sndbuf, ring, held->str, NULL);
 }
 
-char *fields_show(JsonNode *root, GError **errp)
+char *tapstate_fields_show(JsonNode *root, GError **errp)
 {
-    g_autoptr(GPtrArray) fields = fields_from_json(root, errp);
+    g_autoptr(GPtrArray) fields = tapstate_fields_from_json(root, errp);
     g_autoptr(GPtrArray) rows = NULL;
     g_autoptr(GString) out = NULL;
     JsonNode *queues;
@@ -271,7 +271,7 @@ char *fields_show(JsonNode *root, GError **errp)
     out = g_string_new(NULL);
     rows = g_ptr_array_new_with_free_func((GDestroyNotify)g_strfreev);
     for (guint i = 0; i < fields->len; i++) {
-        Field *f = fields->pdata[i];
+        TapstateField *f = fields->pdata[i];
 
         if (!g_str_has_prefix(f->name, "queues.")) {
             add_row(rows, f->name, f->value, NULL);
@@ -299,10 +299,10 @@ char *fields_show(JsonNode *root, GError **errp)
     return g_string_free(g_steal_pointer(&out), false);
 }
 
-static Field *find_field(GPtrArray *fields, const char *name)
+static TapstateField *find_field(GPtrArray *fields, const char *name)
 {
     for (guint i = 0; i < fields->len; i++) {
-        Field *f = fields->pdata[i];
+        TapstateField *f = fields->pdata[i];
 
         if (!strcmp(f->name, name)) {
             return f;
@@ -318,33 +318,35 @@ typedef struct Diff {
     guint same;
 } Diff;
 
-static void diff_field(Diff *d, const Field *before, const Field *after)
+static void diff_field(Diff *d, const TapstateField *before,
+                       const TapstateField *after)
 {
-    const Field *any = before ? before : after;
+    const TapstateField *any = before ? before : after;
     bool same = before && after && !strcmp(before->value, after->value);
     const char *sign = same ? "=" : "≠";
-    bool counts = any->kind == FIELD_RESTORABLE ||
-                  (any->kind == FIELD_DEVICE && d->device);
+    bool counts = any->kind == TAPSTATE_FIELD_RESTORABLE ||
+                  (any->kind == TAPSTATE_FIELD_DEVICE && d->device);
 
     if (counts) {
         d->same += same;
         d->differ += !same;
     } else if (!same) {
-        sign = any->kind == FIELD_VOLATILE ? "≠ (volatile)" : "≠ (device)";
+        sign = any->kind == TAPSTATE_FIELD_VOLATILE ? "≠ (volatile)" :
+                                                      "≠ (device)";
     }
     add_row(d->rows, any->name, before ? before->value : "-",
             after ? after->value : "-", sign, NULL);
 }
 
-char *fields_diff(JsonNode *before, JsonNode *after, gboolean device,
-                  guint *differ, GError **errp)
+char *tapstate_fields_diff(JsonNode *before, JsonNode *after, gboolean device,
+                           guint *differ, GError **errp)
 {
     g_autoptr(GPtrArray) a = NULL, b = NULL, rows = NULL;
     g_autoptr(GString) out = NULL;
     Diff d = { .device = device };
 
-    a = fields_from_json(before, errp);
-    b = a ? fields_from_json(after, errp) : NULL;
+    a = tapstate_fields_from_json(before, errp);
+    b = a ? tapstate_fields_from_json(after, errp) : NULL;
     if (!b) {
         return NULL;
     }
@@ -353,12 +355,12 @@ char *fields_diff(JsonNode *before, JsonNode *after, gboolean device,
     d.rows = rows;
     add_row(rows, "field", "before", "after", "", NULL);
     for (guint i = 0; i < a->len; i++) {
-        Field *f = a->pdata[i];
+        TapstateField *f = a->pdata[i];
 
         diff_field(&d, f, find_field(b, f->name));
     }
     for (guint i = 0; i < b->len; i++) {
-        Field *f = b->pdata[i];
+        TapstateField *f = b->pdata[i];
 
         if (!find_field(a, f->name)) {
             diff_field(&d, NULL, f);

@@ -8,28 +8,28 @@
 #include <json-glib/json-glib.h>
 
 typedef enum {
-    FIELD_RESTORABLE,
-    FIELD_DEVICE,       /* belongs to the device and stays as it is */
-    FIELD_VOLATILE,     /* changes with the traffic */
-} FieldKind;
+    TAPSTATE_FIELD_RESTORABLE,
+    TAPSTATE_FIELD_DEVICE,       /* belongs to the device and stays as it is */
+    TAPSTATE_FIELD_VOLATILE,     /* changes with the traffic */
+} TapstateFieldKind;
 
-typedef struct Field {
+typedef struct TapstateField {
     char *name;
     char *value;
-    FieldKind kind;
-} Field;
+    TapstateFieldKind kind;
+} TapstateField;
 
-/* Fields of @root, without who holds the queues; GPtrArray of Field */
-GPtrArray *fields_from_json(JsonNode *root, GError **errp);
+/* Fields of @root, without who holds the queues; GPtrArray of TapstateField */
+GPtrArray *tapstate_fields_from_json(JsonNode *root, GError **errp);
 
 /* What 'tapstate show' prints */
-char *fields_show(JsonNode *root, GError **errp);
+char *tapstate_fields_show(JsonNode *root, GError **errp);
 
 /*
  * What 'tapstate diff' prints, and in @differ how many fields that count are
- * not the same. FIELD_DEVICE counts if @device.
+ * not the same. TAPSTATE_FIELD_DEVICE counts if @device.
  */
-char *fields_diff(JsonNode *before, JsonNode *after, gboolean device,
-                  guint *differ, GError **errp);
+char *tapstate_fields_diff(JsonNode *before, JsonNode *after, gboolean device,
+                           guint *differ, GError **errp);
 
 #endif

@@ -12,13 +12,13 @@
 #include <linux/if.h>
 #include <linux/sockios.h>
 
-#include "find.h"
+#include "tapstate-find.h"
 
 /* Descriptors that were looked at, and why some could not be */
 typedef struct Scan {
     const char *dev;
     guint64 netns;
-    TapState *state;
+    TapstateDevice *state;
     GArray *holders;
     guint64 other_netns;
     pid_t other_pid;
@@ -32,8 +32,9 @@ static int open_pid_fd(pid_t pid, int fd, GError **errp)
 
     pidfd = syscall(SYS_pidfd_open, pid, 0);
     if (pidfd < 0) {
-        g_set_error(errp, TAP_ERROR,
-                    errno == ESRCH ? TAP_ERROR_NO_HOLDER : TAP_ERROR_SYSTEM,
+        g_set_error(errp, TAPSTATE_ERROR,
+                    errno == ESRCH ? TAPSTATE_ERROR_NO_HOLDER :
+                                     TAPSTATE_ERROR_SYSTEM,
                     "process %d: %s", (int)pid, g_strerror(errno));
         return -1;
     }
@@ -45,15 +46,15 @@ static int open_pid_fd(pid_t pid, int fd, GError **errp)
         return dup;
     }
     if (err == EPERM) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_PERMISSION,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_PERMISSION,
                     "not permitted to use file descriptor %d of process %d; "
                     "run as root, or with CAP_SYS_PTRACE", fd, (int)pid);
     } else if (err == EBADF) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_NO_HOLDER,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_HOLDER,
                     "process %d has no file descriptor %d; "
                     "see /proc/%d/fd", (int)pid, fd, (int)pid);
     } else {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_SYSTEM,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
                     "file descriptor %d of process %d: %s", fd, (int)pid,
                     g_strerror(err));
     }
@@ -73,7 +74,7 @@ static void read_comm(pid_t pid, char comm[16])
 static void add_holder(GArray *holders, pid_t pid, int fd,
                        const struct tun_state_queue *q)
 {
-    TapHolder h = {
+    TapstateHolder h = {
         .pid = pid,
         .fd = fd,
         .index = q->index,
@@ -84,7 +85,7 @@ static void add_holder(GArray *holders, pid_t pid, int fd,
     g_array_append_val(holders, h);
 }
 
-char *tap_find_parse_fdinfo(const char *fdinfo)
+char *tapstate_find_parse_fdinfo(const char *fdinfo)
 {
     const char *iff = g_str_has_prefix(fdinfo, "iff:\t") ?
                       fdinfo : strstr(fdinfo, "\niff:\t");
@@ -108,7 +109,7 @@ static void scan_fd(Scan *scan, pid_t pid, int fd)
     if (!g_file_get_contents(path, &text, NULL, NULL)) {
         return;
     }
-    name = tap_find_parse_fdinfo(text);
+    name = tapstate_find_parse_fdinfo(text);
     if (g_strcmp0(name, scan->dev)) {
         return;
     }
@@ -116,13 +117,13 @@ static void scan_fd(Scan *scan, pid_t pid, int fd)
     dup = open_pid_fd(pid, fd, &err);
     if (dup < 0) {
         /* Gone since its directory was read: as if it had never been there */
-        if (err->code != TAP_ERROR_NO_HOLDER && !scan->error) {
+        if (err->code != TAPSTATE_ERROR_NO_HOLDER && !scan->error) {
             scan->error = g_steal_pointer(&err);
         }
         return;
     }
 
-    if (!tap_state_get_queue(dup, &st, &err)) {
+    if (!tapstate_device_read_queue(dup, &st, &err)) {
         if (!scan->error) {
             scan->error = g_steal_pointer(&err);
         }
@@ -133,7 +134,8 @@ static void scan_fd(Scan *scan, pid_t pid, int fd)
         /* One file may be open in several processes: its queue tells */
         add_holder(scan->holders, pid, fd, &st.queue);
         if (!scan->state) {
-            scan->state = tap_state_get(dup, scan->error ? NULL : &scan->error);
+            scan->state = tapstate_device_read(dup, scan->error ? NULL :
+                                                    &scan->error);
         }
     }
     close(dup);
@@ -164,14 +166,14 @@ static bool check_device(const char *dev, GError **errp)
     int sock, ret, err;
 
     if (g_strlcpy(ifr.ifr_name, dev, IFNAMSIZ) >= IFNAMSIZ) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_NO_DEVICE,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_DEVICE,
                     "'%s' is too long for the name of a network device", dev);
         return false;
     }
 
     sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (sock < 0) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_SYSTEM, "socket: %s",
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM, "socket: %s",
                     g_strerror(errno));
         return false;
     }
@@ -180,22 +182,23 @@ static bool check_device(const char *dev, GError **errp)
     close(sock);
 
     if (ret < 0 && err == ENODEV) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_NO_DEVICE,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_DEVICE,
                     "there is no device '%s' in this network namespace; "
                     "see 'ip link'", dev);
         return false;
     }
     if (ret < 0 || strcmp(info.driver, "tun")) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_NOT_TUN,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NOT_TUN,
                     "'%s' is not a tun/tap device; see 'ip tuntap'", dev);
         return false;
     }
     return true;
 }
 
-TapState *tap_find_device(const char *dev, GError **errp)
+TapstateDevice *tapstate_find_device(const char *dev, GError **errp)
 {
-    g_autoptr(GArray) holders = g_array_new(false, true, sizeof(TapHolder));
+    g_autoptr(GArray) holders = g_array_new(false, true,
+                                            sizeof(TapstateHolder));
     Scan scan = { .dev = dev, .holders = holders };
     g_autoptr(GDir) dir = NULL;
     const char *name;
@@ -205,7 +208,7 @@ TapState *tap_find_device(const char *dev, GError **errp)
         return NULL;
     }
     if (stat("/proc/self/ns/net", &ns) < 0) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_SYSTEM,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
                     "/proc/self/ns/net: %s; is /proc mounted?",
                     g_strerror(errno));
         return NULL;
@@ -228,33 +231,33 @@ TapState *tap_find_device(const char *dev, GError **errp)
     } else if (scan.error) {
         g_propagate_prefixed_error(errp, scan.error, "%s: ", dev);
     } else if (scan.unreadable) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_PERMISSION,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_PERMISSION,
                     "%s: none of the processes that you may look into has it "
                     "open, and %u you may not; run as root",
                     dev, scan.unreadable);
     } else if (scan.other_netns) {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_NO_HOLDER,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_HOLDER,
                     "%s: no process has it open; process %d has one of that "
                     "name in another network namespace: if that is its own, "
                     "use 'nsenter -n -t %d tapstate show %s'",
                     dev, (int)scan.other_pid, (int)scan.other_pid, dev);
     } else {
-        g_set_error(errp, TAP_ERROR, TAP_ERROR_NO_HOLDER,
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_HOLDER,
                     "%s: no process has it open, and its state can be read "
                     "through an open queue only; start its user first", dev);
     }
     return scan.state;
 }
 
-TapState *tap_find_fd(pid_t pid, int fd, GError **errp)
+TapstateDevice *tapstate_find_fd(pid_t pid, int fd, GError **errp)
 {
     int dup = open_pid_fd(pid, fd, errp);
-    TapState *s;
+    TapstateDevice *s;
 
     if (dup < 0) {
         return NULL;
     }
-    s = tap_state_get(dup, errp);
+    s = tapstate_device_read(dup, errp);
     if (s) {
         add_holder(s->holders, pid, fd, &s->st.queue);
     } else {

@@ -5,15 +5,15 @@
 #ifndef TAPSTATE_FIND_H
 #define TAPSTATE_FIND_H
 
-#include "state.h"
+#include "tapstate-device.h"
 
 /* The state of @dev, through whichever process has it open */
-TapState *tap_find_device(const char *dev, GError **errp);
+TapstateDevice *tapstate_find_device(const char *dev, GError **errp);
 
 /* The state of the device behind file descriptor @fd of process @pid */
-TapState *tap_find_fd(pid_t pid, int fd, GError **errp);
+TapstateDevice *tapstate_find_fd(pid_t pid, int fd, GError **errp);
 
 /* The device that a /proc/PID/fdinfo/FD is about, or NULL */
-char *tap_find_parse_fdinfo(const char *fdinfo);
+char *tapstate_find_parse_fdinfo(const char *fdinfo);
 
 #endif

@@ -5,11 +5,11 @@
 #include <linux/if_arp.h>
 #include <linux/if_tun.h>
 
-#include "../find.h"
-#include "../state.h"
+#include "../tapstate-device.h"
+#include "../tapstate-find.h"
 
 typedef struct Fixture {
-    TapState s;
+    TapstateDevice s;
     struct tun_state_queue queues[3];
     struct sock_filter insns[2];
     struct tun_state_flow flows[1];
@@ -22,7 +22,7 @@ static void setup(Fixture *f, gconstpointer opaque)
     f->s.queues = f->queues;
     f->s.insns = f->insns;
     f->s.flows = f->flows;
-    f->s.holders = g_array_new(false, true, sizeof(TapHolder));
+    f->s.holders = g_array_new(false, true, sizeof(TapstateHolder));
 }
 
 static void teardown(Fixture *f, gconstpointer opaque)
@@ -34,7 +34,7 @@ static void teardown(Fixture *f, gconstpointer opaque)
 
 static JsonObject *convert(Fixture *f)
 {
-    f->node = tap_state_to_json(&f->s);
+    f->node = tapstate_device_to_json(&f->s);
     return json_node_get_object(f->node);
 }
 
@@ -152,7 +152,7 @@ static void test_filters(Fixture *f, gconstpointer opaque)
 /* A queue that source and target QEMU share is one queue with two holders */
 static void test_holders(Fixture *f, gconstpointer opaque)
 {
-    const TapHolder holders[] = {
+    const TapstateHolder holders[] = {
         { .pid = 10, .fd = 4, .comm = "old", .attached = true, .index = 0 },
         { .pid = 20, .fd = 5, .comm = "new", .attached = true, .index = 0 },
         { .pid = 10, .fd = 6, .comm = "old", .attached = false, .index = 0 },
@@ -198,7 +198,7 @@ static void test_fdinfo(void)
     };
 
     for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
-        g_autofree char *dev = tap_find_parse_fdinfo(cases[i].text);
+        g_autofree char *dev = tapstate_find_parse_fdinfo(cases[i].text);
 
         g_assert_cmpstr(dev, ==, cases[i].dev);
     }
@@ -210,12 +210,12 @@ int main(int argc, char **argv)
         const char *path;
         void (*run)(Fixture *f, gconstpointer opaque);
     } tests[] = {
-        { "/state/only-what-is-there", test_only_what_is_there },
-        { "/state/unknown-bits", test_unknown_bits },
-        { "/state/identity", test_identity },
-        { "/state/programs", test_programs },
-        { "/state/filters", test_filters },
-        { "/state/holders", test_holders },
+        { "/device/only-what-is-there", test_only_what_is_there },
+        { "/device/unknown-bits", test_unknown_bits },
+        { "/device/identity", test_identity },
+        { "/device/programs", test_programs },
+        { "/device/filters", test_filters },
+        { "/device/holders", test_holders },
     };
 
     g_test_init(&argc, &argv, NULL);

@@ -2,8 +2,8 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "../fields.h"
-#include "../state.h"
+#include "../tapstate-device.h"
+#include "../tapstate-fields.h"
 
 #define STATE "{\"tapstate\":1,\"supported\":[\"identity\"]," \
     "\"identity\":{\"name\":\"tap0\",\"mtu\":1500}," \
@@ -31,7 +31,7 @@ static char *diff(const char *after, bool device, guint *differ)
     g_autoptr(JsonNode) a = json_from_string(STATE, NULL);
     g_autoptr(JsonNode) b = json_from_string(after, NULL);
     GError *err = NULL;
-    char *text = fields_diff(a, b, device, differ, &err);
+    char *text = tapstate_fields_diff(a, b, device, differ, &err);
 
     g_assert_no_error(err);
     return text;
@@ -41,7 +41,7 @@ static void test_show(void)
 {
     g_autoptr(JsonNode) root = json_from_string(STATE, NULL);
     GError *err = NULL;
-    g_autofree char *text = fields_show(root, &err);
+    g_autofree char *text = tapstate_fields_show(root, &err);
 
     g_assert_no_error(err);
     g_assert_cmpstr(text, ==,
@@ -159,8 +159,8 @@ static void test_bad_input(void)
         g_autoptr(GError) err = NULL;
         guint differ;
 
-        g_assert_null(fields_diff(good, bad, false, &differ, &err));
-        g_assert_error(err, TAP_ERROR, TAP_ERROR_FORMAT);
+        g_assert_null(tapstate_fields_diff(good, bad, false, &differ, &err));
+        g_assert_error(err, TAPSTATE_ERROR, TAPSTATE_ERROR_FORMAT);
         g_assert_nonnull(strstr(err->message, cases[i].message));
     }
 }
