@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * tapstate: the command that shows and compares states of tun/tap devices
+ */
 #include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,7 +50,7 @@ static int cmd_show(int argc, char **argv, const char *usage)
     const GOptionEntry entries[] = {
         { "json", 'j', 0, G_OPTION_ARG_NONE, &json, "print JSON", NULL },
         { "pretty", 'p', 0, G_OPTION_ARG_NONE, &pretty,
-          "print JSON that is easy to read", NULL },
+          "print indented JSON", NULL },
         { "pid", 0, 0, G_OPTION_ARG_INT, &pid,
           "process that has the device open", "PID" },
         { "fd", 0, 0, G_OPTION_ARG_INT, &fd,
@@ -97,7 +100,7 @@ static JsonNode *load(const char *path, GError **errp)
     }
     if (!json_parser_get_root(parser)) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_FORMAT,
-                    "%s: is empty", path);
+                    "%s is empty; make it with 'tapstate show -j DEV'", path);
         return NULL;
     }
     return json_parser_steal_root(parser);
@@ -108,8 +111,8 @@ static int cmd_diff(int argc, char **argv, const char *usage)
     gboolean device = false;
     const GOptionEntry entries[] = {
         { "device", 'd', 0, G_OPTION_ARG_NONE, &device,
-          "also count what belongs to the device and cannot be restored: "
-          "identity, XDP program, ring size, supported offloads", NULL },
+          "also count differences that cannot be restored: identity, "
+          "XDP program, ring size, supported offloads", NULL },
         G_OPTION_ENTRY_NULL
     };
     g_autoptr(JsonNode) before = NULL, after = NULL;
@@ -142,7 +145,7 @@ static const Command commands[] = {
     { "show", "show [-j] [-p] DEV | --pid PID --fd FD",
       "print the state of a tun/tap device", cmd_show },
     { "diff", "diff [-d] BEFORE.json AFTER.json",
-      "compare two that 'show -j' printed; exit status 0: equal, "
+      "compare two files that 'show -j' printed; exit status 0: equal, "
       "1: different, 2: error", cmd_diff },
 };
 

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Read the state of a tun/tap device with TUNGETSTATE, and write it as JSON
+ */
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
@@ -36,7 +39,7 @@ static const Name flag_names[] = {
     { 0 }
 };
 
-/* Numbers for what older linux/if_tun.h do not name */
+/* Four are numbers: older linux/if_tun.h lack their names */
 static const Name offload_names[] = {
     { TUN_F_CSUM, "csum" },
     { TUN_F_TSO4, "tso4" },
@@ -82,8 +85,8 @@ static bool get_state(int fd, struct tun_state *st, GError **errp)
                     "the file descriptor is not a tun/tap queue");
     } else if (err == EINVAL && !group) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_KERNEL,
-                    "this kernel does not have TUNGETSTATE; "
-                    "load the tun module of tapstate");
+                    "the tun driver of this kernel lacks TUNGETSTATE; "
+                    "load the patched tun module");
     } else {
         g_autofree char *name = g_ascii_strdown(group ? group : "", -1);
 
@@ -106,7 +109,7 @@ TapstateDevice *tapstate_device_read(int fd, GError **errp)
 {
     g_autoptr(TapstateDevice) s = g_new0(TapstateDevice, 1);
     struct tun_state probe = { 0 };
-    /* As many as the driver allows, so that none should be short */
+    /* Limits of the driver; a later one may ask for more with ENOSPC */
     guint32 n_queues = 256, n_insns = BPF_MAXINSNS, n_flows = 4096;
 
     s->holders = g_array_new(false, true, sizeof(TapstateHolder));
@@ -165,7 +168,7 @@ void tapstate_device_free(TapstateDevice *s)
     g_free(s);
 }
 
-/* Bits by name; a bit without one stays a number, so that nothing is lost */
+/* Bits by name, and bits without a name as numbers */
 static void add_bits(JsonBuilder *b, const char *member, const Name *names,
                      guint64 bits)
 {
@@ -305,7 +308,7 @@ static void add_sockfilter(JsonBuilder *b, const TapstateDevice *s)
     begin_array(b, "sockfilter");
     for (guint i = 0; i < s->st.sockfilter.count; i++) {
         const struct sock_filter *f = &s->insns[i];
-        /* As tcpdump -ddd prints them and tc takes them */
+        /* Format of tcpdump -ddd and of tc */
         g_autofree char *insn = g_strdup_printf("%u %u %u %u", f->code, f->jt,
                                                 f->jf, f->k);
         json_builder_add_string_value(b, insn);

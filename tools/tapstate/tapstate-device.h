@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The state of a tun/tap device as TUNGETSTATE reports it, and as JSON
+ * State of a tun/tap device: as read from the kernel, and as JSON
  */
 #ifndef TAPSTATE_DEVICE_H
 #define TAPSTATE_DEVICE_H
@@ -25,7 +25,7 @@ typedef enum {
     TAPSTATE_ERROR_SYSTEM,
 } TapstateError;
 
-/* An open queue: a file descriptor of some process */
+/* File descriptor of a process that has a queue open */
 typedef struct TapstateHolder {
     pid_t pid;
     int fd;
@@ -42,8 +42,10 @@ typedef struct TapstateDevice {
     GArray *holders; /* of TapstateHolder */
 } TapstateDevice;
 
-/* All that the kernel reports, or only which device and queue @fd is */
+/* Read all groups through the queue @fd */
 TapstateDevice *tapstate_device_read(int fd, GError **errp);
+
+/* Read TUN_STATE_IDENTITY and TUN_STATE_QUEUE only */
 bool tapstate_device_read_queue(int fd, struct tun_state *st, GError **errp);
 
 void tapstate_device_free(TapstateDevice *s);

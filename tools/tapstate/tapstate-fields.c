@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Print and compare states of devices, field by field, from their JSON
+ */
 #include <stdbool.h>
 #include <string.h>
 
@@ -7,7 +10,7 @@
 
 #define FORMAT_VERSION 1
 
-/* By field name; what is not listed can be restored */
+/* Fields other than TAPSTATE_FIELD_RESTORABLE */
 static const struct {
     const char *pattern;
     TapstateFieldKind kind;
@@ -57,7 +60,7 @@ static char *scalar_to_string(JsonNode *node)
     return g_strdup_printf("%" G_GINT64_FORMAT, json_node_get_int(node));
 }
 
-/* A list of scalars is one field: a filter of which a line was lost differs */
+/* A list of scalars is one field: a filter without its last line differs */
 static char *list_to_string(JsonArray *array, const char *separator)
 {
     g_autoptr(GString) s = g_string_new(NULL);
@@ -101,7 +104,7 @@ static void flatten_object(GPtrArray *fields, const char *prefix,
         g_autofree char *name = prefix ?
             g_strdup_printf("%s.%s", prefix, member) : g_strdup(member);
 
-        /* The kernel's abilities and the file's, and who holds what */
+        /* No state: format of the file, abilities of the kernel, holders */
         if (!strcmp(name, "tapstate") || !strcmp(name, "supported") ||
             !strcmp(member, "held_by")) {
             continue;
@@ -142,7 +145,7 @@ static void flatten(GPtrArray *fields, const char *name, JsonNode *node)
     } else if (!JSON_NODE_HOLDS_OBJECT(node)) {
         add_field(fields, name, scalar_to_string(node));
     } else if (json_object_has_member(json_node_get_object(node), "tag")) {
-        /* A program is one field, so that it compares with none */
+        /* A program is one field, to be compared with "none" */
         add_field(fields, name, members_to_string(json_node_get_object(node)));
     } else {
         flatten_object(fields, name, json_node_get_object(node));
@@ -159,7 +162,7 @@ GPtrArray *tapstate_fields_from_json(JsonNode *root, GError **errp)
         !json_object_has_member(json_node_get_object(root), "tapstate")) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_FORMAT,
                     "not the state of a device; "
-                    "make it with 'tapstate show -j DEV'");
+                    "make the file with 'tapstate show -j DEV'");
         return NULL;
     }
     object = json_node_get_object(root);
@@ -167,7 +170,8 @@ GPtrArray *tapstate_fields_from_json(JsonNode *root, GError **errp)
     if (version != FORMAT_VERSION) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_FORMAT,
                     "format %" G_GINT64_FORMAT ", but this tapstate reads "
-                    "format %d only", version, FORMAT_VERSION);
+                    "format %d only; use the tapstate that wrote the file",
+                    version, FORMAT_VERSION);
         return NULL;
     }
 

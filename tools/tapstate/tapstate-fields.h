@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The JSON of a device as a flat list of fields, to print and to compare
+ * Fields of the JSON of a device as a flat list, to print and to compare
  */
 #ifndef TAPSTATE_FIELDS_H
 #define TAPSTATE_FIELDS_H
@@ -9,8 +9,8 @@
 
 typedef enum {
     TAPSTATE_FIELD_RESTORABLE,
-    TAPSTATE_FIELD_DEVICE,       /* belongs to the device and stays as it is */
-    TAPSTATE_FIELD_VOLATILE,     /* changes with the traffic */
+    TAPSTATE_FIELD_DEVICE,      /* TUNSETSTATE cannot restore it */
+    TAPSTATE_FIELD_VOLATILE,    /* changes with the traffic */
 } TapstateFieldKind;
 
 typedef struct TapstateField {
@@ -19,15 +19,15 @@ typedef struct TapstateField {
     TapstateFieldKind kind;
 } TapstateField;
 
-/* Fields of @root, without who holds the queues; GPtrArray of TapstateField */
+/* Return the fields of @root but for the holders; GPtrArray of TapstateField */
 GPtrArray *tapstate_fields_from_json(JsonNode *root, GError **errp);
 
-/* What 'tapstate show' prints */
+/* Return the output of 'tapstate show' */
 char *tapstate_fields_show(JsonNode *root, GError **errp);
 
 /*
- * What 'tapstate diff' prints, and in @differ how many fields that count are
- * not the same. TAPSTATE_FIELD_DEVICE counts if @device.
+ * Return the output of 'tapstate diff', and the number of differences in
+ * @differ. Those of kind TAPSTATE_FIELD_DEVICE count only with @device.
  */
 char *tapstate_fields_diff(JsonNode *before, JsonNode *after, gboolean device,
                            guint *differ, GError **errp);

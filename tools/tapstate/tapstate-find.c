@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Search /proc for the queues of a tun/tap device
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +17,7 @@
 
 #include "tapstate-find.h"
 
-/* Descriptors that were looked at, and why some could not be */
+/* Search for @dev: holders of its queues, and obstacles on the way */
 typedef struct Scan {
     const char *dev;
     guint64 netns;
@@ -48,7 +51,7 @@ static int open_pid_fd(pid_t pid, int fd, GError **errp)
     if (err == EPERM) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_PERMISSION,
                     "not permitted to use file descriptor %d of process %d; "
-                    "run as root, or with CAP_SYS_PTRACE", fd, (int)pid);
+                    "run as root", fd, (int)pid);
     } else if (err == EBADF) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_HOLDER,
                     "process %d has no file descriptor %d; "
@@ -116,7 +119,7 @@ static void scan_fd(Scan *scan, pid_t pid, int fd)
 
     dup = open_pid_fd(pid, fd, &err);
     if (dup < 0) {
-        /* Gone since its directory was read: as if it had never been there */
+        /* Ignore a descriptor that was closed in the meantime */
         if (err->code != TAPSTATE_ERROR_NO_HOLDER && !scan->error) {
             scan->error = g_steal_pointer(&err);
         }
@@ -131,7 +134,7 @@ static void scan_fd(Scan *scan, pid_t pid, int fd)
         scan->other_netns = st.identity.netns;
         scan->other_pid = pid;
     } else {
-        /* One file may be open in several processes: its queue tells */
+        /* A queue has several holders if processes share its file */
         add_holder(scan->holders, pid, fd, &st.queue);
         if (!scan->state) {
             scan->state = tapstate_device_read(dup, scan->error ? NULL :
@@ -158,7 +161,7 @@ static void scan_process(Scan *scan, pid_t pid)
     }
 }
 
-/* Is there a device @dev here, and is it one of the tun driver? */
+/* Require a tun/tap device @dev in this network namespace */
 static bool check_device(const char *dev, GError **errp)
 {
     struct ethtool_drvinfo info = { .cmd = ETHTOOL_GDRVINFO };
@@ -232,19 +235,20 @@ TapstateDevice *tapstate_find_device(const char *dev, GError **errp)
         g_propagate_prefixed_error(errp, scan.error, "%s: ", dev);
     } else if (scan.unreadable) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_PERMISSION,
-                    "%s: none of the processes that you may look into has it "
-                    "open, and %u you may not; run as root",
+                    "%s: no process that you may inspect has it open, and "
+                    "%u processes are closed to you; run as root",
                     dev, scan.unreadable);
     } else if (scan.other_netns) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_HOLDER,
-                    "%s: no process has it open; process %d has one of that "
-                    "name in another network namespace: if that is its own, "
-                    "use 'nsenter -n -t %d tapstate show %s'",
+                    "%s: no process has it open; process %d has a device of "
+                    "that name in another network namespace; if it runs "
+                    "there, use 'nsenter -n -t %d tapstate show %s'",
                     dev, (int)scan.other_pid, (int)scan.other_pid, dev);
     } else {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_HOLDER,
-                    "%s: no process has it open, and its state can be read "
-                    "through an open queue only; start its user first", dev);
+                    "%s: no process has it open, and the kernel reports its "
+                    "state through an open queue only; "
+                    "start the program that uses it", dev);
     }
     return scan.state;
 }

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Tests of the JSON of a device, and of the search for it
+ */
 #include <stdint.h>
 #include <string.h>
 #include <linux/bpf.h>
@@ -98,7 +101,7 @@ static void test_identity(Fixture *f, gconstpointer opaque)
     id->mtu = 1400;
     id->type = ARPHRD_ETHER;
     id->addr_len = 6;
-    /* Without room for a terminator, which the kernel promises */
+    /* No terminator, against the promise of the kernel */
     memset(id->name, 'x', sizeof(id->name));
     memcpy(id->addr, "\x52\x54\x00\xfe\x00\x01", 6);
     o = convert(f);

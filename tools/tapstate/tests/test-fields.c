@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Tests of the output of tapstate show and tapstate diff
+ */
 #include <stdbool.h>
 #include <string.h>
 
@@ -111,7 +114,7 @@ static void test_differ(void)
             g_test_message("%s -> %s:\n%s", cases[i].from, cases[i].to, text);
             g_assert_cmpuint(differ, ==, device ? cases[i].differ_device :
                                                   cases[i].differ);
-            /* Shown even if it does not count */
+            /* Differences that do not count are shown, too */
             for (char **l = lines; *l; l++) {
                 if (strstr(*l, "≠")) {
                     marked++;
@@ -123,7 +126,7 @@ static void test_differ(void)
     }
 }
 
-/* A queue more is a difference in each of its fields */
+/* A missing queue is a difference in each of its fields */
 static void test_queue_missing(void)
 {
     g_autofree char *after = replace(
@@ -165,7 +168,7 @@ static void test_bad_input(void)
     }
 }
 
-/* Nothing in a file may be more than a difference */
+/* Unexpected types are differences, and do no harm */
 static void test_strange_types(void)
 {
     static const char *const cases[] = {
