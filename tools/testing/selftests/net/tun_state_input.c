@@ -133,7 +133,7 @@ TEST_F(call, reserved)
 	FAILS(EINVAL, TUNSETSTATE);
 	EXPECT_EQ(1, self->s->reserved);
 
-	/* In groups that are only compared; tun_state_set has the others */
+	/* In groups that are only compared; tun_state_values has the others */
 	self->s->reserved = 0;
 	self->s->mask = TUN_STATE_XDP;
 	self->s->xdp.reserved = 1;
