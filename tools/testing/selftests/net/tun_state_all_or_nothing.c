@@ -13,9 +13,6 @@
 #define ATTACHED TUN_STATE_QUEUE_ATTACHED
 #define HAS_FILTER TUN_STATE_QUEUE_SOCKFILTER
 
-/* Only for where its members are */
-static const struct tun_state t;
-
 /* Values that more than a field is needed for, and devices that must be
  * prepared for a failure
  */
@@ -61,86 +58,80 @@ enum how {
 #define ANYWHERE	0x20
 
 struct failure {
-	const char *what;
-	uint64_t group;
-	const void *field;	/* in the template */
-	size_t size;
-	uint64_t value;
-	bool xor;
+	struct state_change change;	/* to no field: only its group */
 	enum how how;
 	int err;
 	unsigned int needs;
 };
 
-#define AT(_group, member)						\
-	.group = TUN_STATE_##_group, .field = &(member), .size = sizeof(member)
 #define SET(_group, member, _value)					\
-	{ .what = #member, AT(_group, member), .value = (_value),	\
+	{ { STATE_FIELD(_group, member), .value = (_value) },		\
 	  .err = EINVAL, .needs = ANYWHERE }
 #define FLIP(_err, _group, member, _value)				\
-	{ .what = #member, AT(_group, member), .value = (_value),	\
-	  .xor = true, .err = (_err) }
+	{ { STATE_FIELD(_group, member), .value = (_value),		\
+	    .xor = true }, .err = (_err) }
 #define HOW(_err, _group, _how, _needs)					\
-	{ .what = #_how, .group = TUN_STATE_##_group, .how = (_how),	\
-	  .err = (_err), .needs = (_needs) }
+	{ { .what = #_how, .group = TUN_STATE_##_group },		\
+	  .how = (_how), .err = (_err), .needs = (_needs) }
 #define HOW_AT(_err, _group, _how, _needs, member, _value)		\
-	{ .what = #_how, AT(_group, member), .value = (_value),		\
-	  .xor = true, .how = (_how), .err = (_err), .needs = (_needs) }
+	{ { STATE_FIELD(_group, member), .value = (_value),		\
+	    .xor = true },						\
+	  .how = (_how), .err = (_err), .needs = (_needs) }
 
 static const struct failure failures[] = {
-	FLIP(EXDEV, IDENTITY, t.identity.netns, 1),
-	FLIP(EXDEV, IDENTITY, t.identity.ifindex, 1),
-	FLIP(EXDEV, IDENTITY, t.identity.mtu, 1),
-	FLIP(EXDEV, IDENTITY, t.identity.type, 1),
-	FLIP(EXDEV, IDENTITY, t.identity.addr_len, 1),
-	FLIP(EXDEV, IDENTITY, t.identity.name[0], 1),
-	FLIP(EXDEV, IDENTITY, t.identity.addr[31], 1),
-	SET(IDENTITY, t.identity.reserved[4], 1),
+	FLIP(EXDEV, IDENTITY, tmpl.identity.netns, 1),
+	FLIP(EXDEV, IDENTITY, tmpl.identity.ifindex, 1),
+	FLIP(EXDEV, IDENTITY, tmpl.identity.mtu, 1),
+	FLIP(EXDEV, IDENTITY, tmpl.identity.type, 1),
+	FLIP(EXDEV, IDENTITY, tmpl.identity.addr_len, 1),
+	FLIP(EXDEV, IDENTITY, tmpl.identity.name[0], 1),
+	FLIP(EXDEV, IDENTITY, tmpl.identity.addr[31], 1),
+	SET(IDENTITY, tmpl.identity.reserved[4], 1),
 
-	SET(FLAGS, t.device.reserved, 1),
-	SET(FLAGS, t.device.flags, IFF_NO_CARRIER),
-	SET(FLAGS, t.device.flags, 0x80000000),
-	FLIP(EINVAL, FLAGS, t.device.flags, IFF_TUN | IFF_TAP),
-	FLIP(EINVAL, FLAGS, t.device.flags, IFF_MULTI_QUEUE),
+	SET(FLAGS, tmpl.device.reserved, 1),
+	SET(FLAGS, tmpl.device.flags, IFF_NO_CARRIER),
+	SET(FLAGS, tmpl.device.flags, 0x80000000),
+	FLIP(EINVAL, FLAGS, tmpl.device.flags, IFF_TUN | IFF_TAP),
+	FLIP(EINVAL, FLAGS, tmpl.device.flags, IFF_MULTI_QUEUE),
 	HOW(EINVAL, FLAGS, NAPI_FRAGS, 0),
 	HOW(EPERM, FLAGS, NAPI_FRAGS_NO_ADMIN, 0),
-	HOW_AT(EPERM, FLAGS, OTHERS_DEVICE, 0, t.device.flags, IFF_NO_PI),
+	HOW_AT(EPERM, FLAGS, OTHERS_DEVICE, 0, tmpl.device.flags, IFF_NO_PI),
 
-	HOW_AT(EINVAL, OWNER, USER_NAMESPACE, 0, t.owner.uid, 4242),
-	HOW_AT(EINVAL, OWNER, USER_NAMESPACE, 0, t.owner.gid, 4242),
+	HOW_AT(EINVAL, OWNER, USER_NAMESPACE, 0, tmpl.owner.uid, 4242),
+	HOW_AT(EINVAL, OWNER, USER_NAMESPACE, 0, tmpl.owner.gid, 4242),
 
-	SET(VNET, t.vnet.hdr_size, 0),
-	SET(VNET, t.vnet.hdr_size, 9),
-	SET(VNET, t.vnet.hdr_size, 0x80000000),
-	SET(VNET, t.vnet.flags, 4),
-	HOW_AT(EINVAL, VNET, FIELD, ANYWHERE | NO_BIG_ENDIAN, t.vnet.flags,
+	SET(VNET, tmpl.vnet.hdr_size, 0),
+	SET(VNET, tmpl.vnet.hdr_size, 9),
+	SET(VNET, tmpl.vnet.hdr_size, 0x80000000),
+	SET(VNET, tmpl.vnet.flags, 4),
+	HOW_AT(EINVAL, VNET, FIELD, ANYWHERE | NO_BIG_ENDIAN, tmpl.vnet.flags,
 	       TUN_STATE_VNET_BE),
 
-	SET(OFFLOAD, t.offload.enabled, 0x40000000),
-	SET(OFFLOAD, t.offload.enabled, TUN_F_TSO4),
-	SET(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_TSO_ECN),
-	SET(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_USO4),
+	SET(OFFLOAD, tmpl.offload.enabled, 0x40000000),
+	SET(OFFLOAD, tmpl.offload.enabled, TUN_F_TSO4),
+	SET(OFFLOAD, tmpl.offload.enabled, TUN_F_CSUM | TUN_F_TSO_ECN),
+	SET(OFFLOAD, tmpl.offload.enabled, TUN_F_CSUM | TUN_F_USO4),
 
-	SET(SNDBUF, t.sndbuf.device, 0),
-	SET(SNDBUF, t.sndbuf.device, -1),
-	SET(SNDBUF, t.sndbuf.queue, 0),
-	SET(SNDBUF, t.sndbuf.queue, 0x80000000),
+	SET(SNDBUF, tmpl.sndbuf.device, 0),
+	SET(SNDBUF, tmpl.sndbuf.device, -1),
+	SET(SNDBUF, tmpl.sndbuf.queue, 0),
+	SET(SNDBUF, tmpl.sndbuf.queue, 0x80000000),
 
-	SET(LINK, t.link.carrier, 2),
-	SET(LINK, t.link.rx_batched, 65),
-	SET(LINK, t.link.reserved, 1),
-	HOW_AT(EPERM, LINK, NO_ADMIN, 0, t.link.rx_batched, 0x10),
-	HOW_AT(EPERM, LINK, NO_QUEUE, MULTI_ONLY, t.link.carrier, 1),
+	SET(LINK, tmpl.link.carrier, 2),
+	SET(LINK, tmpl.link.rx_batched, 65),
+	SET(LINK, tmpl.link.reserved, 1),
+	HOW_AT(EPERM, LINK, NO_ADMIN, 0, tmpl.link.rx_batched, 0x10),
+	HOW_AT(EPERM, LINK, NO_QUEUE, MULTI_ONLY, tmpl.link.carrier, 1),
 
-	SET(TXFILTER, t.txfilter.reserved, 1),
-	SET(TXFILTER, t.txfilter.count, 9),
+	SET(TXFILTER, tmpl.txfilter.reserved, 1),
+	SET(TXFILTER, tmpl.txfilter.count, 9),
 	HOW(EINVAL, TXFILTER, ADDR_UNUSED, ANYWHERE),
 	HOW(EINVAL, TXFILTER, HASH_WITHOUT_FILTER, ANYWHERE),
 	HOW(EINVAL, TXFILTER, TXFILTER, TUN_ONLY),
 
-	SET(SOCKFILTER, t.sockfilter.reserved, 1),
-	SET(SOCKFILTER, t.sockfilter.count, BPF_MAXINSNS + 1),
-	SET(SOCKFILTER, t.sockfilter.count, 0xffffffff),
+	SET(SOCKFILTER, tmpl.sockfilter.reserved, 1),
+	SET(SOCKFILTER, tmpl.sockfilter.count, BPF_MAXINSNS + 1),
+	SET(SOCKFILTER, tmpl.sockfilter.count, 0xffffffff),
 	HOW(EINVAL, SOCKFILTER, INSNS_BAD_CODE, ANYWHERE),
 	HOW(EINVAL, SOCKFILTER, INSNS_NO_RETURN, ANYWHERE),
 	HOW(EINVAL, SOCKFILTER, INSNS_JUMP_OUT, ANYWHERE),
@@ -149,10 +140,10 @@ static const struct failure failures[] = {
 	HOW(EINVAL, SOCKFILTER, INSNS_LARGE, TUN_ONLY),
 	HOW(EINVAL, SOCKFILTER, INSNS_NONE, TAP_ONLY),
 
-	SET(STEERING, t.steering.action, 3),
-	SET(STEERING, t.steering.action, 0xffffffff),
+	SET(STEERING, tmpl.steering.action, 3),
+	SET(STEERING, tmpl.steering.action, 0xffffffff),
 	/* With a file that is not asked for */
-	SET(STEERING, t.steering.action, TUN_STATE_PROG_KEEP),
+	SET(STEERING, tmpl.steering.action, TUN_STATE_PROG_KEEP),
 	HOW(EBADF, STEERING, PROG_BAD_FD, ANYWHERE),
 	HOW(EINVAL, STEERING, PROG_FILE, ANYWHERE),
 	HOW(EINVAL, STEERING, PROG_TYPE, ANYWHERE),
@@ -160,10 +151,10 @@ static const struct failure failures[] = {
 	HOW(EBADF, STEERING, PROG_WRONG_TAG, 0),
 	HOW(EBADF, STEERING, PROG_WRONG_TYPE, 0),
 
-	SET(FILTER, t.filter.action, 3),
-	SET(FILTER, t.filter.action, 0xffffffff),
+	SET(FILTER, tmpl.filter.action, 3),
+	SET(FILTER, tmpl.filter.action, 0xffffffff),
 	/* With a file that is not asked for */
-	SET(FILTER, t.filter.action, TUN_STATE_PROG_KEEP),
+	SET(FILTER, tmpl.filter.action, TUN_STATE_PROG_KEEP),
 	HOW(EBADF, FILTER, PROG_BAD_FD, ANYWHERE),
 	HOW(EINVAL, FILTER, PROG_FILE, ANYWHERE),
 	HOW(EINVAL, FILTER, PROG_TYPE, ANYWHERE),
@@ -171,19 +162,19 @@ static const struct failure failures[] = {
 	HOW(EBADF, FILTER, PROG_WRONG_TAG, 0),
 	HOW(EBADF, FILTER, PROG_WRONG_TYPE, 0),
 
-	SET(FLOWS, t.flows.entry_size, 0),
-	SET(FLOWS, t.flows.entry_size, sizeof(struct tun_state_flow) + 8),
-	SET(FLOWS, t.flows.count, 4097),
+	SET(FLOWS, tmpl.flows.entry_size, 0),
+	SET(FLOWS, tmpl.flows.entry_size, sizeof(struct tun_state_flow) + 8),
+	SET(FLOWS, tmpl.flows.count, 4097),
 	HOW(EINVAL, FLOWS, FLOW_TWICE, ANYWHERE),
 	HOW(EINVAL, FLOWS, FLOW_QUEUE, ANYWHERE),
 	HOW(EINVAL, FLOWS, FLOW_RESERVED, ANYWHERE),
 	HOW(EFAULT, FLOWS, FLOWS_UNMAPPED, ANYWHERE),
 
-	SET(QUEUE, t.queue.reserved, 1),
-	SET(QUEUE, t.queue.flags, 0x20),
-	FLIP(EINVAL, QUEUE, t.queue.flags, TUN_STATE_QUEUE_NAPI),
-	FLIP(EINVAL, QUEUE, t.queue.flags, TUN_STATE_QUEUE_NAPI_FRAGS),
-	FLIP(EINVAL, QUEUE, t.queue.index, 0x10000),
+	SET(QUEUE, tmpl.queue.reserved, 1),
+	SET(QUEUE, tmpl.queue.flags, 0x20),
+	FLIP(EINVAL, QUEUE, tmpl.queue.flags, TUN_STATE_QUEUE_NAPI),
+	FLIP(EINVAL, QUEUE, tmpl.queue.flags, TUN_STATE_QUEUE_NAPI_FRAGS),
+	FLIP(EINVAL, QUEUE, tmpl.queue.index, 0x10000),
 	HOW(EINVAL, QUEUE, QUEUE_BEYOND, 0),
 	HOW(EINVAL, QUEUE, QUEUE_FILTER_OF_NONE, 0),
 	HOW(EINVAL, QUEUE, QUEUE_DETACH_SINGLE, SINGLE_ONLY),
@@ -278,25 +269,15 @@ static bool unchanged(const struct _test_data_dev *d, struct snapshot *before)
 static void valid_state(const struct _test_data_dev *d, unsigned int round, struct state *st)
 {
 	const struct state *now = &d->before.of[d->me];
-	const uint32_t flip = IFF_NO_PI | IFF_VNET_HDR | IFF_ONE_QUEUE;
 	struct tun_state *s = &st->s;
 	unsigned int k = round & 1, i;
 
 	*st = *now;
 	state_point(st);
-	s->device.flags &= ~(flip | IFF_NAPI | IFF_PERSIST);
-	s->device.flags |= k ? flip : IFF_NAPI | IFF_PERSIST;
+	state_alternate(st, k);
 	/* Never another user's */
 	s->owner.uid = k ? 0 : -1;
 	s->owner.gid = k ? -1 : 0;
-	s->vnet.hdr_size = k ? 12 : 20;
-	s->vnet.flags = k ? 0 : TUN_STATE_VNET_LE;
-	s->offload.enabled = TUN_F_CSUM | (k ? TUN_F_TSO4 : TUN_F_TSO6);
-	s->sndbuf.device = 100000 + k;
-	s->sndbuf.queue = 200000 + k;
-	s->link.carrier = k;
-	s->link.msg_enable = 0x1000 << k;
-	s->link.rx_batched = 20 + k;
 	s->steering.action = TUN_STATE_PROG_FD;
 	s->steering.fd = d->prog[k];
 	s->filter.action = TUN_STATE_PROG_FD;
@@ -306,18 +287,8 @@ static void valid_state(const struct _test_data_dev *d, unsigned int round, stru
 		st->flows[i] = (struct tun_state_flow){
 			.rxhash = d->flows + i, .queue_index = i + k,
 		};
-	if (is_tap(d)) {
-		memset(&s->txfilter, 0, sizeof(s->txfilter));
-		s->txfilter.count = 2 + k;
-		s->txfilter.hash = 1ULL << (32 + k);
-		memset(s->txfilter.addr, 0x50 + k, s->txfilter.count * 6);
-		s->sockfilter.count = 2 + k;
-		for (i = 0; i < s->sockfilter.count; i++)
-			st->insns[i] = (struct sock_filter){
-				BPF_RET | BPF_K, 0, 0, 0xffff - k
-			};
+	if (is_tap(d))
 		s->queue.flags ^= HAS_FILTER;
-	}
 	/* The other kind, or another place of the same: there are four queues,
 	 * one of each kind is not this one
 	 */
@@ -391,18 +362,6 @@ FIXTURE_TEARDOWN(dev)
 	netdev_delete(self->name);
 }
 
-static void put(struct state *st, const struct failure *f)
-{
-	size_t offset = (const char *)f->field - (const char *)&t;
-	char *field = (char *)&st->s + offset;
-	uint64_t value = 0;
-
-	/* Little endian, as the lab */
-	memcpy(&value, field, f->size);
-	value = f->xor ? value ^ f->value : f->value;
-	memcpy(field, &value, f->size);
-}
-
 static struct sock_filter *large_program(const struct _test_data_dev *d)
 {
 	struct sock_filter *insns = (void *)d->edge;
@@ -422,13 +381,12 @@ static void spoil(const struct _test_data_dev *d, struct state *st, const struct
 {
 	const struct tun_state *now = &d->before.of[d->me].s;
 	struct tun_state *s = &st->s;
-	struct tun_state_prog *prog = f->group == TUN_STATE_STEERING ?
+	struct tun_state_prog *prog = f->change.group == TUN_STATE_STEERING ?
 				      &s->steering : &s->filter;
 	const struct tun_state_prog *attached = prog == &s->steering ?
 						&now->steering : &now->filter;
 
-	if (f->field)
-		put(st, f);
+	state_change(st, &f->change);
 	switch (f->how) {
 	case NAPI_FRAGS:
 		s->device.flags |= IFF_NAPI_FRAGS;
@@ -641,7 +599,7 @@ static int expect_error(const struct _test_data_dev *d, const struct failure *f,
 		fprintf(stderr, "# errno %d, not %d\n", err, want);
 		return 1;
 	}
-	if (err && (st->s.failed != f->group || st->s.mask != mask ||
+	if (err && (st->s.failed != f->change.group || st->s.mask != mask ||
 		    st->s.flags != flags ||
 		    st->s.supported != d->before.of[0].s.supported)) {
 		fprintf(stderr, "# failed %#llx mask %#llx\n",
@@ -674,14 +632,14 @@ static int fail_one(struct _test_data_dev *d, const struct failure *f)
 			return 4;
 	} else {
 		if (expect_error(d, f, &st, mask, TUN_STATE_F_CHECK, 0) ||
-		    !(st.s.mask & f->group))
+		    !(st.s.mask & f->change.group))
 			return 5;
 	}
 	if (!unchanged(d, &d->before))
 		return 6;
 
 	/* It was this group only */
-	mask &= ~f->group;
+	mask &= ~f->change.group;
 	d->time = now_ms();
 	if (expect_error(d, f, &st, mask, 0, 0))
 		return 7;
@@ -735,9 +693,10 @@ TEST_F_TIMEOUT(dev, all_or_nothing, 300)
 
 			step = fail_one_in_child(self, f);
 			ASSERT_EQ(0, step) {
-				TH_LOG("step %d of %s (%#llx), group %#llx",
-				       step, f->what, (long long)f->value,
-				       (long long)f->group);
+				TH_LOG("step %d of %s (%#llx), how %d, group %#llx",
+				       step, f->change.what,
+				       (long long)f->change.value, f->how,
+				       (long long)f->change.group);
 			}
 			done++;
 			/* The next one begins with a carrier that can be had */
@@ -745,7 +704,7 @@ TEST_F_TIMEOUT(dev, all_or_nothing, 300)
 				ASSERT_EQ(0, tun_set_queue(self->fd[0],
 							   IFF_ATTACH_QUEUE));
 		}
-		groups |= f->group;
+		groups |= f->change.group;
 	}
 	EXPECT_EQ(settable(), groups);
 	EXPECT_EQ(self->n > 1 ? 3 : 2, kinds);

@@ -100,32 +100,14 @@ static void restore_knobs(void)
 
 static void target(int k, struct state *st)
 {
-	const uint32_t flip = IFF_NO_PI | IFF_VNET_HDR | IFF_ONE_QUEUE;
 	struct tun_state *s = &st->s;
 	unsigned int i;
 
 	*st = initial;
 	state_point(st);
-	s->device.flags &= ~(flip | IFF_NAPI | IFF_PERSIST);
-	s->device.flags |= k ? flip : IFF_NAPI | IFF_PERSIST;
+	state_alternate(st, k);
 	s->owner.uid = 1001 + k;
 	s->owner.gid = 1003 + k;
-	s->vnet.hdr_size = k ? 12 : 20;
-	s->vnet.flags = k ? 0 : TUN_STATE_VNET_LE;
-	s->offload.enabled = TUN_F_CSUM | (k ? TUN_F_TSO4 : TUN_F_TSO6);
-	s->sndbuf.device = 100000 + k;
-	s->sndbuf.queue = 200000 + k;
-	s->link.carrier = k;
-	s->link.msg_enable = 0x1000 << k;
-	s->link.rx_batched = 20 + k;
-	s->txfilter.count = 2 + k;
-	s->txfilter.hash = 1ULL << (32 + k);
-	memset(s->txfilter.addr, 0x50 + k, s->txfilter.count * 6);
-	s->sockfilter.count = 2 + k;
-	for (i = 0; i < s->sockfilter.count; i++)
-		st->insns[i] = (struct sock_filter){
-			BPF_RET | BPF_K, 0, 0, 0xffff - k
-		};
 	s->steering.action = TUN_STATE_PROG_FD;
 	s->steering.fd = progs[k];
 	s->filter.action = TUN_STATE_PROG_FD;

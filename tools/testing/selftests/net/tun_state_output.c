@@ -9,9 +9,6 @@
 #define HEADER offsetof(struct tun_state, identity)
 #define NR_FDS 4
 
-/* Only for where its members are */
-static const struct tun_state t;
-
 #define SLACK 4
 
 /* The same argument each time, its user buffers and what is behind all of them
@@ -90,27 +87,28 @@ static void expect_get(struct call *want, const struct call *all,
 		const void *field;
 		size_t size;
 	} groups[] = {
-		{ TUN_STATE_IDENTITY, &t.identity, sizeof(t.identity) },
-		{ TUN_STATE_FLAGS, &t.device, sizeof(t.device) },
-		{ TUN_STATE_OWNER, &t.owner, sizeof(t.owner) },
-		{ TUN_STATE_VNET, &t.vnet, sizeof(t.vnet) },
-		{ TUN_STATE_OFFLOAD, &t.offload, sizeof(t.offload) },
-		{ TUN_STATE_SNDBUF, &t.sndbuf, sizeof(t.sndbuf) },
-		{ TUN_STATE_LINK, &t.link, sizeof(t.link) },
-		{ TUN_STATE_TXFILTER, &t.txfilter, sizeof(t.txfilter) },
-		{ TUN_STATE_SOCKFILTER, &t.sockfilter, sizeof(t.sockfilter) },
-		{ TUN_STATE_STEERING, &t.steering, sizeof(t.steering) },
-		{ TUN_STATE_FILTER, &t.filter, sizeof(t.filter) },
-		{ TUN_STATE_XDP, &t.xdp, sizeof(t.xdp) },
-		{ TUN_STATE_FLOWS, &t.flows, sizeof(t.flows) },
-		{ TUN_STATE_QUEUE, &t.queue, sizeof(t.queue) },
-		{ TUN_STATE_QUEUES, &t.queues, sizeof(t.queues) },
+		{ TUN_STATE_IDENTITY, &tmpl.identity, sizeof(tmpl.identity) },
+		{ TUN_STATE_FLAGS, &tmpl.device, sizeof(tmpl.device) },
+		{ TUN_STATE_OWNER, &tmpl.owner, sizeof(tmpl.owner) },
+		{ TUN_STATE_VNET, &tmpl.vnet, sizeof(tmpl.vnet) },
+		{ TUN_STATE_OFFLOAD, &tmpl.offload, sizeof(tmpl.offload) },
+		{ TUN_STATE_SNDBUF, &tmpl.sndbuf, sizeof(tmpl.sndbuf) },
+		{ TUN_STATE_LINK, &tmpl.link, sizeof(tmpl.link) },
+		{ TUN_STATE_TXFILTER, &tmpl.txfilter, sizeof(tmpl.txfilter) },
+		{ TUN_STATE_SOCKFILTER, &tmpl.sockfilter,
+		  sizeof(tmpl.sockfilter) },
+		{ TUN_STATE_STEERING, &tmpl.steering, sizeof(tmpl.steering) },
+		{ TUN_STATE_FILTER, &tmpl.filter, sizeof(tmpl.filter) },
+		{ TUN_STATE_XDP, &tmpl.xdp, sizeof(tmpl.xdp) },
+		{ TUN_STATE_FLOWS, &tmpl.flows, sizeof(tmpl.flows) },
+		{ TUN_STATE_QUEUE, &tmpl.queue, sizeof(tmpl.queue) },
+		{ TUN_STATE_QUEUES, &tmpl.queues, sizeof(tmpl.queues) },
 	};
 
 	s.mask = mask;
 	s.supported = all->s.supported;
 	for (i = 0; i < ARRAY_SIZE(groups); i++) {
-		size_t at = (const char *)groups[i].field - (const char *)&t;
+		size_t at = (const char *)groups[i].field - (const char *)&tmpl;
 
 		if (mask & groups[i].bit)
 			memcpy((char *)&s + at, (const char *)&all->s + at,

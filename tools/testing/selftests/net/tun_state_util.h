@@ -166,6 +166,84 @@ static inline bool state_unchanged(int fd, const struct state *before)
 	return !state_snapshot(fd, &now) && state_equal(before, &now);
 }
 
+/* Template: gives the place and the size of a field */
+static const struct tun_state tmpl;
+
+/* A change to one field of struct tun_state */
+struct state_change {
+	const char *what;
+	uint64_t group;
+	const void *field;	/* in the template */
+	size_t size;
+	uint64_t value;
+	bool xor;		/* invert these bits instead of storing them */
+};
+
+#define STATE_FIELD(_group, member)					\
+	.what = #member, .group = TUN_STATE_##_group,			\
+	.field = &(member), .size = sizeof(member)
+
+static inline void state_change(struct state *st, const struct state_change *c)
+{
+	size_t offset = (const char *)c->field - (const char *)&tmpl;
+	union {
+		uint8_t u8;
+		uint16_t u16;
+		uint32_t u32;
+		uint64_t u64;
+	} *field = (void *)&st->s + offset;
+	uint64_t keep = c->xor ? ~0ULL : 0;
+
+	if (!c->field)
+		return;
+	switch (c->size) {
+	case 1:
+		field->u8 = (field->u8 & keep) ^ c->value;
+		break;
+	case 2:
+		field->u16 = (field->u16 & keep) ^ c->value;
+		break;
+	case 4:
+		field->u32 = (field->u32 & keep) ^ c->value;
+		break;
+	case 8:
+		field->u64 = (field->u64 & keep) ^ c->value;
+		break;
+	}
+}
+
+/* Turn the state of a device into one of two, @k being 0 or 1, that differ in
+ * these groups. Programs, owner, flows and queue are left to the caller.
+ */
+static inline void state_alternate(struct state *st, unsigned int k)
+{
+	const uint32_t flip = IFF_NO_PI | IFF_VNET_HDR | IFF_ONE_QUEUE;
+	struct tun_state *s = &st->s;
+	unsigned int i;
+
+	s->device.flags &= ~(flip | IFF_NAPI | IFF_PERSIST);
+	s->device.flags |= k ? flip : IFF_NAPI | IFF_PERSIST;
+	s->vnet.hdr_size = k ? 12 : 20;
+	s->vnet.flags = k ? 0 : TUN_STATE_VNET_LE;
+	s->offload.enabled = TUN_F_CSUM | (k ? TUN_F_TSO4 : TUN_F_TSO6);
+	s->sndbuf.device = 100000 + k;
+	s->sndbuf.queue = 200000 + k;
+	s->link.carrier = k;
+	s->link.msg_enable = 0x1000 << k;
+	s->link.rx_batched = 20 + k;
+	if (!(s->device.flags & IFF_TAP))
+		return;
+	memset(&s->txfilter, 0, sizeof(s->txfilter));
+	s->txfilter.count = 2 + k;
+	s->txfilter.hash = 1ULL << (32 + k);
+	memset(s->txfilter.addr, 0x50 + k, s->txfilter.count * 6);
+	s->sockfilter.count = 2 + k;
+	for (i = 0; i < s->sockfilter.count; i++)
+		st->insns[i] = (struct sock_filter){
+			BPF_RET | BPF_K, 0, 0, 0xffff - k
+		};
+}
+
 static inline void write_file(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY);

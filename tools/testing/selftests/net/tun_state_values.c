@@ -14,142 +14,129 @@
  * TUNGETSTATE returned; a bad one is refused with @err.
  */
 struct change {
-	const char *what;
-	uint64_t group;
-	const void *field;	/* in the template */
-	size_t size;
-	uint64_t value;
-	bool xor;		/* invert bits instead of replacing the value */
+	struct state_change change;
 	int err;
 	bool check_fails;	/* TUN_STATE_F_CHECK refuses it as well */
 	bool tap_only;		/* another case on a TUN */
 };
 
-/* Only for where its members are */
-static const struct tun_state t;
-
-#define FIELD(_group, member)						\
-	.what = #member, .group = TUN_STATE_##_group,			\
-	.field = &(member), .size = sizeof(member)
 #define TO(_group, member, _value)					\
-	{ FIELD(_group, member), .value = (_value) }
+	{ { STATE_FIELD(_group, member), .value = (_value) } }
 #define TO_TAP(_group, member, _value)					\
-	{ FIELD(_group, member), .value = (_value), .tap_only = true }
+	{ { STATE_FIELD(_group, member), .value = (_value) },		\
+	  .tap_only = true }
 #define FLIP(_group, member, _value)					\
-	{ FIELD(_group, member), .value = (_value), .xor = true }
+	{ { STATE_FIELD(_group, member), .value = (_value), .xor = true } }
 /* Refused on this device, and just different for a comparison */
 #define NOT_HERE(_err, _group, member, _value)				\
-	{ FIELD(_group, member), .value = (_value), .xor = true, .err = (_err) }
+	{ { STATE_FIELD(_group, member), .value = (_value),		\
+	    .xor = true }, .err = (_err) }
 /* Refused anywhere */
 #define INVALID(_group, member, _value)					\
-	{ FIELD(_group, member), .value = (_value), .err = EINVAL,	\
-	  .check_fails = true }
+	{ { STATE_FIELD(_group, member), .value = (_value) },		\
+	  .err = EINVAL, .check_fails = true }
 
 static const struct change good[] = {
-	FLIP(FLAGS, t.device.flags, IFF_NO_PI),
-	FLIP(FLAGS, t.device.flags, IFF_ONE_QUEUE),
-	FLIP(FLAGS, t.device.flags, IFF_VNET_HDR),
-	FLIP(FLAGS, t.device.flags, IFF_NAPI),
-	FLIP(FLAGS, t.device.flags, IFF_PERSIST),
-	TO(OWNER, t.owner.uid, 1001),
-	TO(OWNER, t.owner.gid, 1002),
-	TO(VNET, t.vnet.hdr_size, 12),
-	FLIP(VNET, t.vnet.flags, TUN_STATE_VNET_LE),
-	TO(OFFLOAD, t.offload.enabled, TUN_F_CSUM),
-	TO(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_TSO4),
-	TO(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_TSO6),
-	TO(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_TSO6 | TUN_F_TSO_ECN),
-	TO(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6),
-	TO(SNDBUF, t.sndbuf.device, 100000),
-	TO(SNDBUF, t.sndbuf.queue, 200000),
-	TO(LINK, t.link.carrier, 0),
-	TO(LINK, t.link.msg_enable, 0x2000),
-	TO(LINK, t.link.rx_batched, 64),
-	TO_TAP(TXFILTER, t.txfilter.count, 2),
-	TO_TAP(SOCKFILTER, t.sockfilter.count, 1),
-	TO(FLOWS, t.flows.count, 2),
+	FLIP(FLAGS, tmpl.device.flags, IFF_NO_PI),
+	FLIP(FLAGS, tmpl.device.flags, IFF_ONE_QUEUE),
+	FLIP(FLAGS, tmpl.device.flags, IFF_VNET_HDR),
+	FLIP(FLAGS, tmpl.device.flags, IFF_NAPI),
+	FLIP(FLAGS, tmpl.device.flags, IFF_PERSIST),
+	TO(OWNER, tmpl.owner.uid, 1001),
+	TO(OWNER, tmpl.owner.gid, 1002),
+	TO(VNET, tmpl.vnet.hdr_size, 12),
+	FLIP(VNET, tmpl.vnet.flags, TUN_STATE_VNET_LE),
+	TO(OFFLOAD, tmpl.offload.enabled, TUN_F_CSUM),
+	TO(OFFLOAD, tmpl.offload.enabled, TUN_F_CSUM | TUN_F_TSO4),
+	TO(OFFLOAD, tmpl.offload.enabled, TUN_F_CSUM | TUN_F_TSO6),
+	TO(OFFLOAD, tmpl.offload.enabled,
+	   TUN_F_CSUM | TUN_F_TSO6 | TUN_F_TSO_ECN),
+	TO(OFFLOAD, tmpl.offload.enabled, TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6),
+	TO(SNDBUF, tmpl.sndbuf.device, 100000),
+	TO(SNDBUF, tmpl.sndbuf.queue, 200000),
+	TO(LINK, tmpl.link.carrier, 0),
+	TO(LINK, tmpl.link.msg_enable, 0x2000),
+	TO(LINK, tmpl.link.rx_batched, 64),
+	TO_TAP(TXFILTER, tmpl.txfilter.count, 2),
+	TO_TAP(SOCKFILTER, tmpl.sockfilter.count, 1),
+	TO(FLOWS, tmpl.flows.count, 2),
 };
 
 static const struct change bad[] = {
-	NOT_HERE(EXDEV, IDENTITY, t.identity.netns, 1),
-	NOT_HERE(EXDEV, IDENTITY, t.identity.ifindex, 1),
-	NOT_HERE(EXDEV, IDENTITY, t.identity.mtu, 1),
-	NOT_HERE(EXDEV, IDENTITY, t.identity.type, 1),
-	NOT_HERE(EXDEV, IDENTITY, t.identity.addr_len, 1),
-	NOT_HERE(EXDEV, IDENTITY, t.identity.name[0], 1),
-	NOT_HERE(EXDEV, IDENTITY, t.identity.name[15], 1),
-	NOT_HERE(EXDEV, IDENTITY, t.identity.addr[5], 1),
-	NOT_HERE(EXDEV, IDENTITY, t.identity.addr[31], 1),
-	INVALID(IDENTITY, t.identity.reserved[0], 1),
-	INVALID(IDENTITY, t.identity.reserved[4], 1),
-	NOT_HERE(EINVAL, FLAGS, t.device.flags, IFF_TUN | IFF_TAP),
-	NOT_HERE(EINVAL, FLAGS, t.device.flags, IFF_TUN),
-	NOT_HERE(EINVAL, FLAGS, t.device.flags, IFF_TAP),
-	NOT_HERE(EINVAL, FLAGS, t.device.flags, IFF_MULTI_QUEUE),
-	NOT_HERE(EINVAL, FLAGS, t.device.flags, IFF_NAPI_FRAGS),
-	INVALID(FLAGS, t.device.flags, IFF_NO_CARRIER),
-	INVALID(FLAGS, t.device.flags, 0x80000000),
-	INVALID(FLAGS, t.device.reserved, 1),
-	INVALID(VNET, t.vnet.hdr_size, 0),
-	INVALID(VNET, t.vnet.hdr_size, 9),
-	INVALID(VNET, t.vnet.hdr_size, 0x80000000),
-	INVALID(VNET, t.vnet.flags, 4),
-	INVALID(OFFLOAD, t.offload.enabled, 0x40000000),
-	INVALID(OFFLOAD, t.offload.enabled, TUN_F_TSO4),
-	INVALID(OFFLOAD, t.offload.enabled, TUN_F_UFO),
-	INVALID(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_TSO_ECN),
-	INVALID(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_USO4),
-	INVALID(OFFLOAD, t.offload.enabled, TUN_F_CSUM | TUN_F_USO6),
-	INVALID(SNDBUF, t.sndbuf.device, 0),
-	INVALID(SNDBUF, t.sndbuf.device, -1),
-	INVALID(SNDBUF, t.sndbuf.queue, 0),
-	INVALID(SNDBUF, t.sndbuf.queue, -1),
-	INVALID(LINK, t.link.carrier, 2),
-	INVALID(LINK, t.link.rx_batched, 65),
-	INVALID(LINK, t.link.reserved, 1),
-	INVALID(TXFILTER, t.txfilter.count, 9),
-	INVALID(TXFILTER, t.txfilter.count, -1),
-	INVALID(TXFILTER, t.txfilter.reserved, 1),
-	INVALID(TXFILTER, t.txfilter.hash, 1),
-	INVALID(TXFILTER, t.txfilter.addr[0][0], 2),
-	INVALID(TXFILTER, t.txfilter.addr[7][5], 1),
-	INVALID(SOCKFILTER, t.sockfilter.reserved, 1),
-	INVALID(SOCKFILTER, t.sockfilter.count, BPF_MAXINSNS + 1),
-	INVALID(SOCKFILTER, t.sockfilter.count, 0x10001),
+	NOT_HERE(EXDEV, IDENTITY, tmpl.identity.netns, 1),
+	NOT_HERE(EXDEV, IDENTITY, tmpl.identity.ifindex, 1),
+	NOT_HERE(EXDEV, IDENTITY, tmpl.identity.mtu, 1),
+	NOT_HERE(EXDEV, IDENTITY, tmpl.identity.type, 1),
+	NOT_HERE(EXDEV, IDENTITY, tmpl.identity.addr_len, 1),
+	NOT_HERE(EXDEV, IDENTITY, tmpl.identity.name[0], 1),
+	NOT_HERE(EXDEV, IDENTITY, tmpl.identity.name[15], 1),
+	NOT_HERE(EXDEV, IDENTITY, tmpl.identity.addr[5], 1),
+	NOT_HERE(EXDEV, IDENTITY, tmpl.identity.addr[31], 1),
+	INVALID(IDENTITY, tmpl.identity.reserved[0], 1),
+	INVALID(IDENTITY, tmpl.identity.reserved[4], 1),
+	NOT_HERE(EINVAL, FLAGS, tmpl.device.flags, IFF_TUN | IFF_TAP),
+	NOT_HERE(EINVAL, FLAGS, tmpl.device.flags, IFF_TUN),
+	NOT_HERE(EINVAL, FLAGS, tmpl.device.flags, IFF_TAP),
+	NOT_HERE(EINVAL, FLAGS, tmpl.device.flags, IFF_MULTI_QUEUE),
+	NOT_HERE(EINVAL, FLAGS, tmpl.device.flags, IFF_NAPI_FRAGS),
+	INVALID(FLAGS, tmpl.device.flags, IFF_NO_CARRIER),
+	INVALID(FLAGS, tmpl.device.flags, 0x80000000),
+	INVALID(FLAGS, tmpl.device.reserved, 1),
+	INVALID(VNET, tmpl.vnet.hdr_size, 0),
+	INVALID(VNET, tmpl.vnet.hdr_size, 9),
+	INVALID(VNET, tmpl.vnet.hdr_size, 0x80000000),
+	INVALID(VNET, tmpl.vnet.flags, 4),
+	INVALID(OFFLOAD, tmpl.offload.enabled, 0x40000000),
+	INVALID(OFFLOAD, tmpl.offload.enabled, TUN_F_TSO4),
+	INVALID(OFFLOAD, tmpl.offload.enabled, TUN_F_UFO),
+	INVALID(OFFLOAD, tmpl.offload.enabled, TUN_F_CSUM | TUN_F_TSO_ECN),
+	INVALID(OFFLOAD, tmpl.offload.enabled, TUN_F_CSUM | TUN_F_USO4),
+	INVALID(OFFLOAD, tmpl.offload.enabled, TUN_F_CSUM | TUN_F_USO6),
+	INVALID(SNDBUF, tmpl.sndbuf.device, 0),
+	INVALID(SNDBUF, tmpl.sndbuf.device, -1),
+	INVALID(SNDBUF, tmpl.sndbuf.queue, 0),
+	INVALID(SNDBUF, tmpl.sndbuf.queue, -1),
+	INVALID(LINK, tmpl.link.carrier, 2),
+	INVALID(LINK, tmpl.link.rx_batched, 65),
+	INVALID(LINK, tmpl.link.reserved, 1),
+	INVALID(TXFILTER, tmpl.txfilter.count, 9),
+	INVALID(TXFILTER, tmpl.txfilter.count, -1),
+	INVALID(TXFILTER, tmpl.txfilter.reserved, 1),
+	INVALID(TXFILTER, tmpl.txfilter.hash, 1),
+	INVALID(TXFILTER, tmpl.txfilter.addr[0][0], 2),
+	INVALID(TXFILTER, tmpl.txfilter.addr[7][5], 1),
+	INVALID(SOCKFILTER, tmpl.sockfilter.reserved, 1),
+	INVALID(SOCKFILTER, tmpl.sockfilter.count, BPF_MAXINSNS + 1),
+	INVALID(SOCKFILTER, tmpl.sockfilter.count, 0x10001),
 	/* The second instruction of its buffer is no end of a program */
-	INVALID(SOCKFILTER, t.sockfilter.count, 2),
-	NOT_HERE(EBADF, STEERING, t.steering.id, 0x1000000),
-	NOT_HERE(EBADF, FILTER, t.filter.id, 0x1000000),
-	INVALID(STEERING, t.steering.action, 3),
-	INVALID(FILTER, t.filter.action, 3),
-	INVALID(STEERING, t.steering.type, 1),
-	INVALID(FILTER, t.filter.tag[0], 1),
-	INVALID(STEERING, t.steering.fd, 3),
-	INVALID(FILTER, t.filter.fd, -1),
-	NOT_HERE(EINVAL, QUEUE, t.queue.index, 1),
-	NOT_HERE(EINVAL, QUEUE, t.queue.flags, TUN_STATE_QUEUE_NAPI),
-	NOT_HERE(EINVAL, QUEUE, t.queue.flags, TUN_STATE_QUEUE_NAPI_FRAGS),
-	INVALID(FLOWS, t.flows.entry_size, 0),
-	INVALID(FLOWS, t.flows.entry_size, 24),
+	INVALID(SOCKFILTER, tmpl.sockfilter.count, 2),
+	NOT_HERE(EBADF, STEERING, tmpl.steering.id, 0x1000000),
+	NOT_HERE(EBADF, FILTER, tmpl.filter.id, 0x1000000),
+	INVALID(STEERING, tmpl.steering.action, 3),
+	INVALID(FILTER, tmpl.filter.action, 3),
+	INVALID(STEERING, tmpl.steering.type, 1),
+	INVALID(FILTER, tmpl.filter.tag[0], 1),
+	INVALID(STEERING, tmpl.steering.fd, 3),
+	INVALID(FILTER, tmpl.filter.fd, -1),
+	NOT_HERE(EINVAL, QUEUE, tmpl.queue.index, 1),
+	NOT_HERE(EINVAL, QUEUE, tmpl.queue.flags, TUN_STATE_QUEUE_NAPI),
+	NOT_HERE(EINVAL, QUEUE, tmpl.queue.flags, TUN_STATE_QUEUE_NAPI_FRAGS),
+	INVALID(FLOWS, tmpl.flows.entry_size, 0),
+	INVALID(FLOWS, tmpl.flows.entry_size, 24),
 	/* The buffer has a third flow that is like the second one */
-	INVALID(FLOWS, t.flows.count, 3),
-	INVALID(FLOWS, t.flows.count, 4097),
-	INVALID(QUEUE, t.queue.flags, 0x20),
-	INVALID(QUEUE, t.queue.reserved, 1),
+	INVALID(FLOWS, tmpl.flows.count, 3),
+	INVALID(FLOWS, tmpl.flows.count, 4097),
+	INVALID(QUEUE, tmpl.queue.flags, 0x20),
+	INVALID(QUEUE, tmpl.queue.reserved, 1),
 };
-
-static uint64_t changed(const struct change *c, uint64_t value)
-{
-	return c->xor ? value ^ c->value : c->value;
-}
 
 /* Whether a good change is one for this device on this kernel */
 static bool possible(const struct state *st, const struct change *c)
 {
 	if (c->tap_only && st->s.device.flags & IFF_TUN)
 		return false;
-	return c->err || c->field != &t.offload.enabled ||
-	       !(c->value & ~(uint64_t)st->s.offload.supported);
+	return c->err || c->change.group != TUN_STATE_OFFLOAD ||
+	       !(c->change.value & ~(uint64_t)st->s.offload.supported);
 }
 
 /* What is in the buffers whenever their counts are not zero */
@@ -164,31 +151,10 @@ static void fill_buffers(struct state *st)
 
 static void apply(struct state *st, const struct change *c)
 {
-	size_t offset = (const char *)c->field - (const char *)&t;
-	union {
-		uint8_t u8;
-		uint16_t u16;
-		uint32_t u32;
-		uint64_t u64;
-	} *field = (void *)&st->s + offset;
-
 	if (!possible(st, c))
 		return;
 	fill_buffers(st);
-	switch (c->size) {
-	case 1:
-		field->u8 = changed(c, field->u8);
-		break;
-	case 2:
-		field->u16 = changed(c, field->u16);
-		break;
-	case 4:
-		field->u32 = changed(c, field->u32);
-		break;
-	case 8:
-		field->u64 = changed(c, field->u64);
-		break;
-	}
+	state_change(st, &c->change);
 }
 
 /* Change every group that can be, other than one */
@@ -197,7 +163,7 @@ static void apply_others(struct state *st, uint64_t group)
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(good); i++)
-		if (good[i].group != group)
+		if (good[i].change.group != group)
 			apply(st, &good[i]);
 }
 
@@ -293,15 +259,17 @@ TEST_F(dev, good)
 
 		ASSERT_EQ(0, state_check(self->fd, self->before.s.mask,
 					 &self->st)) {
-			TH_LOG("%s %#llx", c->what, (long long)c->value);
+			TH_LOG("%s %#llx", c->change.what,
+			       (long long)c->change.value);
 		}
-		EXPECT_EQ(c->group, self->st.s.mask);
+		EXPECT_EQ(c->change.group, self->st.s.mask);
 		EXPECT_TRUE(state_unchanged(self->fd, &self->before));
 
 		ASSERT_EQ(0, state_set(self->fd, self->all, &self->st));
 		EXPECT_EQ(self->all, self->st.s.mask);
 		EXPECT_TRUE(state_unchanged(self->fd, &want)) {
-			TH_LOG("%s %#llx", c->what, (long long)c->value);
+			TH_LOG("%s %#llx", c->change.what,
+			       (long long)c->change.value);
 		}
 		state_point(&want);
 		ASSERT_EQ(0, state_check(self->fd, self->before.s.mask, &want));
@@ -309,10 +277,11 @@ TEST_F(dev, good)
 
 		back = self->before;
 		state_point(&back);
-		ASSERT_EQ(0, state_set(self->fd, c->group, &back));
-		EXPECT_EQ(c->group, back.s.mask);
+		ASSERT_EQ(0, state_set(self->fd, c->change.group, &back));
+		EXPECT_EQ(c->change.group, back.s.mask);
 		EXPECT_TRUE(state_unchanged(self->fd, &self->before)) {
-			TH_LOG("%s %#llx", c->what, (long long)c->value);
+			TH_LOG("%s %#llx", c->change.what,
+			       (long long)c->change.value);
 		}
 	}
 }
@@ -361,19 +330,19 @@ TEST_F(dev, bad)
 			state_point(&self->st);
 			apply(&self->st, c);
 			if (others)
-				apply_others(&self->st, c->group);
+				apply_others(&self->st, c->change.group);
 			EXPECT_EQ(c->err, state_set(self->fd, self->all,
 						    &self->st)) {
-				TH_LOG("%s %#llx", c->what,
-				       (long long)c->value);
+				TH_LOG("%s %#llx", c->change.what,
+				       (long long)c->change.value);
 			}
-			EXPECT_EQ(c->group, self->st.s.failed);
+			EXPECT_EQ(c->change.group, self->st.s.failed);
 			EXPECT_EQ(self->all, self->st.s.mask);
 			EXPECT_EQ(self->before.s.supported,
 				  self->st.s.supported);
 			ASSERT_TRUE(state_unchanged(self->fd, &self->before)) {
-				TH_LOG("%s %#llx", c->what,
-				       (long long)c->value);
+				TH_LOG("%s %#llx", c->change.what,
+				       (long long)c->change.value);
 			}
 		}
 
@@ -383,16 +352,16 @@ TEST_F(dev, bad)
 		if (c->check_fails) {
 			EXPECT_EQ(c->err, state_check(self->fd, self->all,
 						      &self->st)) {
-				TH_LOG("%s %#llx", c->what,
-				       (long long)c->value);
+				TH_LOG("%s %#llx", c->change.what,
+				       (long long)c->change.value);
 			}
-			EXPECT_EQ(c->group, self->st.s.failed);
+			EXPECT_EQ(c->change.group, self->st.s.failed);
 		} else {
 			EXPECT_EQ(0, state_check(self->fd, self->all,
 						 &self->st));
-			EXPECT_EQ(c->group, self->st.s.mask) {
-				TH_LOG("%s %#llx", c->what,
-				       (long long)c->value);
+			EXPECT_EQ(c->change.group, self->st.s.mask) {
+				TH_LOG("%s %#llx", c->change.what,
+				       (long long)c->change.value);
 			}
 		}
 		EXPECT_TRUE(state_unchanged(self->fd, &self->before));
