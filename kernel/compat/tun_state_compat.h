@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Names of the newest tun.c, for a tun.c that lacks them.
+ * Functions of the newest tun.c, for a tun.c that lacks them.
  *
- * kernel/compat/probe writes tun_state_config.h from the source that is built.
- * lab/series/write puts the part after its #include into the series, as far as
- * the base needs it.
+ * kernel/compat/probe looks for them in tun.c and writes tun_state_config.h.
+ * lab/series/write copies the text after the #include into the series, without
+ * the parts that the base does not need.
  */
 #ifndef TUN_STATE_COMPAT_H
 #define TUN_STATE_COMPAT_H
@@ -18,7 +18,7 @@ static bool tun_permitted(struct tun_struct *tun)
 	return !tun_not_capable(tun);
 }
 #else
-/* Permit an owner only if each of user and group that is set matches */
+/* User and group must match, where set; else CAP_NET_ADMIN is needed */
 static bool tun_permitted(struct tun_struct *tun)
 {
 	bool has_user = uid_valid(tun->owner);
