@@ -4,8 +4,8 @@
  * device through one of its queue file descriptors.
  *
  * See include/uapi/linux/if_tun_state.h for the contract. Each group of
- * struct tun_state has an entry in tun_state_groups[]; everything that is
- * common to the groups is at the end of this file.
+ * struct tun_state has an entry in tun_state_groups[]; code common to all
+ * groups is at the end of this file.
  */
 #ifndef TUN_STATE_H
 #define TUN_STATE_H
@@ -18,7 +18,7 @@
 
 #define TUN_STATE_HEADER_SIZE	offsetof(struct tun_state, identity)
 
-/* What TUNGETIFF reports of the device */
+/* Flags that TUNGETIFF reports for the device */
 #define TUN_STATE_IFF		(TUN_FEATURES | IFF_PERSIST | IFF_TUN | IFF_TAP)
 #define TUN_STATE_IFF_FIXED	(IFF_TUN | IFF_TAP | IFF_MULTI_QUEUE)
 
@@ -28,7 +28,7 @@
 				 TUN_STATE_QUEUE_SOCKFILTER | \
 				 TUN_STATE_QUEUE_SELF)
 
-/* Into tun_file.state_progs */
+/* Indexes of tun_file.state_progs */
 enum {
 	TUN_STATE_STEERING_PROG,
 	TUN_STATE_FILTER_PROG,
@@ -38,7 +38,7 @@ enum {
 /* An eBPF program of the device */
 struct tun_state_slot {
 	struct bpf_prog *captured;	/* by this TUNGETSTATE */
-	struct tun_prog *new;		/* what will replace the current one */
+	struct tun_prog *new;		/* replaces the attached one */
 };
 
 /* One TUNGETSTATE or TUNSETSTATE */
@@ -46,21 +46,21 @@ struct tun_state_call {
 	struct file *file;
 	struct tun_file *tfile;
 	struct tun_struct *tun;		/* under RTNL only */
-	struct tun_state req;		/* what the caller passed */
-	struct tun_state cur;		/* what is in force, and the answer */
+	struct tun_state req;		/* argument of the caller */
+	struct tun_state cur;		/* state in force, and the answer */
 	struct sock_filter *cur_insns;
-	struct sk_filter *sockfilter;	/* what will replace the current one */
+	struct sk_filter *sockfilter;	/* replaces the current one */
 	struct tun_state_slot slots[TUN_STATE_NR_PROGS];
 	struct tun_state_flow *req_flows;
 	struct tun_state_flow *cur_flows;
 	struct hlist_head spare_flows;	/* struct tun_flow_entry */
 	struct tun_state_queue *req_queues;
 	struct tun_state_queue *cur_queues;
-	u32 nr_insns;			/* entries in the user's buffer, */
-	u32 nr_flows;			/* up to the most there can be */
+	u32 nr_insns;			/* entries in the user buffers, */
+	u32 nr_flows;			/* capped at the kernel's limits */
 	u32 nr_queues;
-	bool capture;			/* programs, for TUNGETSTATE */
-	bool notify;			/* RTM_NEWLINK has something new */
+	bool capture;			/* take references to programs */
+	bool notify;			/* send RTM_NEWLINK */
 };
 
 /**
@@ -69,17 +69,16 @@ struct tun_state_call {
  * @offset: of the group in struct tun_state
  * @size: of the group
  * @get_only: passed over by TUNSETSTATE, compared by TUN_STATE_F_CHECK
- * @prepare: TUNGETSTATE, without locks: allocate room for what goes to a user
- *	buffer
+ * @prepare: TUNGETSTATE, without locks: allocate the content of a user buffer
  * @get: under RTNL: fill in the group from the device
  * @copy_out: TUNGETSTATE, without locks: fill in the user buffer
- * @parse: TUNSETSTATE, without locks: refuse what no device can have, take
- *	what must be allocated or looked up
- * @differs: under RTNL: whether the caller's group is another than the current
- *	one; a plain comparison by default
- * @validate: under RTNL: refuse what this device or this caller cannot have;
- *	only for a group that differs
- * @apply: under RTNL: put a group in force, cannot fail
+ * @parse: TUNSETSTATE, without locks: refuse values that no device can have;
+ *	allocate and look up
+ * @differs: under RTNL: compare the caller's group with the current one;
+ *	memcmp() by default
+ * @validate: under RTNL, if the group differs: refuse values that this device
+ *	cannot have or that this caller must not set
+ * @apply: under RTNL: put the group in force; cannot fail
  */
 struct tun_state_group {
 	u64 bit;
@@ -99,8 +98,8 @@ struct tun_state_group {
 #ifdef TUN_STATE_HAVE_BACKPRESSURE
 /* Wake every transmit queue. A full ring with IFF_BACKPRESSURE stops its queue,
  * and a reader of the ring wakes it. Once the queue has another ring, or the
- * device has lost the flag, no reader does. Wait for packets on their way
- * first: they may still stop a queue.
+ * device has lost the flag, no reader does. Wait for packets in flight first:
+ * they may still stop a queue.
  */
 static void tun_state_wake_queues(struct tun_struct *tun)
 {
@@ -166,7 +165,7 @@ static int tun_state_flags_validate(struct tun_state_call *call)
 	if (changed & TUN_STATE_IFF_FIXED)
 		return -EINVAL;
 
-	/* TUNSETPERSIST asks for nothing, the rest is up to TUNSETIFF */
+	/* TUNSETPERSIST needs no rights; all other flags need TUNSETIFF's */
 	if (!(changed & ~IFF_PERSIST))
 		return 0;
 	if (!tun_permitted(call->tun))
@@ -215,7 +214,7 @@ static int tun_state_owner_get(struct tun_state_call *call)
 }
 
 /* An owner that this user namespace does not know reads as the overflow uid,
- * which may be somebody else's: what reads the same must be left alone.
+ * which may belong to another user: leave an ID alone if it reads the same.
  */
 static int tun_state_owner_validate(struct tun_state_call *call)
 {
@@ -296,8 +295,8 @@ static void tun_state_vnet_apply(struct tun_state_call *call)
 /* Offloads in the combinations that set_offload() takes */
 static const struct {
 	u32 offload;			/* bits that are set together */
-	u32 needs;			/* bits, at least one must be set too */
-	netdev_features_t feature;	/* in set_features, if it is stored */
+	u32 needs;			/* at least one of these bits, too */
+	netdev_features_t feature;	/* in set_features; 0: not stored */
 } tun_state_offloads[] = {
 	{ TUN_F_CSUM, 0, NETIF_F_HW_CSUM },
 	{ TUN_F_TSO4, TUN_F_CSUM, NETIF_F_TSO },
@@ -403,7 +402,7 @@ static int tun_state_link_parse(struct tun_state_call *call)
 	return req->rx_batched > NAPI_POLL_WEIGHT ? -EINVAL : 0;
 }
 
-/* The number of attached queues that this call will leave behind */
+/* Number of attached queues after this call */
 static unsigned int tun_state_link_queues(struct tun_state_call *call)
 {
 	unsigned int n = call->tun->numqueues;
@@ -422,7 +421,7 @@ static int tun_state_link_validate(struct tun_state_call *call)
 
 	if (req->carrier && !cur->carrier && !tun_state_link_queues(call))
 		return -EPERM;
-	/* Unlike the other two this is ethtool's, not the file holder's */
+	/* Batching needs the rights of ethtool, not just the file */
 	if (req->rx_batched != cur->rx_batched &&
 	    !ns_capable(dev_net(call->tun->dev)->user_ns, CAP_NET_ADMIN))
 		return -EPERM;
@@ -447,7 +446,7 @@ static int tun_state_txfilter_get(struct tun_state_call *call)
 	struct tun_state_txfilter *cur = &call->cur.txfilter;
 	const struct tap_filter *filter = &call->tun->txflt;
 
-	/* Without a count the rest is what is left of an earlier filter */
+	/* Without a count, ignore the remains of an earlier filter */
 	if (!filter->count)
 		return 0;
 	cur->count = filter->count;
@@ -481,15 +480,15 @@ static void tun_state_txfilter_apply(struct tun_state_call *call)
 	const struct tun_state_txfilter *req = &call->req.txfilter;
 	struct tap_filter *filter = &call->tun->txflt;
 
-	/* Packets may be checked meanwhile: as in update_filter(), some that
-	 * are not wanted may pass.
+	/* Packets are checked meanwhile: as in update_filter(), unwanted
+	 * ones may pass.
 	 */
 	WRITE_ONCE(filter->count, 0);
-	smp_wmb(); /* off before the rest changes */
+	smp_wmb(); /* off before the addresses change */
 	filter->mask[0] = req->hash;
 	filter->mask[1] = req->hash >> 32;
 	memcpy(filter->addr, req->addr, sizeof(filter->addr));
-	smp_wmb(); /* on after the rest has changed */
+	smp_wmb(); /* on after the addresses have changed */
 	WRITE_ONCE(filter->count, req->count);
 }
 
@@ -524,7 +523,7 @@ static int tun_state_sockfilter_get(struct tun_state_call *call)
 	if (!insns)
 		return 0;
 	cur->count = insns->len;
-	/* TUNSETSTATE has no use for a copy of it */
+	/* TUNSETSTATE needs no copy of the program */
 	if (!call->cur_insns)
 		return 0;
 	if (cur->count > call->nr_insns)
@@ -581,9 +580,7 @@ static bool tun_state_sockfilter_differs(struct tun_state_call *call)
 	       memcmp(cur->filter, req->filter, bpf_classic_proglen(cur));
 }
 
-/* Whether the socket of the caller can be charged for a filter, as
- * sk_attach_filter() asks
- */
+/* Try to charge the socket for a filter, as sk_attach_filter() does */
 static bool tun_state_can_charge(struct sock *sk, const struct bpf_prog *prog)
 {
 	int size = bpf_prog_size(prog->len);
@@ -597,9 +594,7 @@ static bool tun_state_can_charge(struct sock *sk, const struct bpf_prog *prog)
 	return mem;
 }
 
-/* What the caller says of its own queue, which the device's filter must bear
- * out
- */
+/* True if the caller's own queue is to have the filter of the device */
 static bool tun_state_queue_filter(struct tun_state_call *call)
 {
 	return call->req.mask & TUN_STATE_QUEUE &&
@@ -624,7 +619,7 @@ static void tun_state_sockfilter_apply(struct tun_state_call *call)
 	const struct tun_state_sockfilter *req = &call->req.sockfilter;
 	struct tun_struct *tun = call->tun;
 
-	/* For TUNGETFILTER */
+	/* The answer of TUNGETFILTER */
 	if (req->count) {
 		tun->fprog.len = req->count;
 		tun->fprog.filter = u64_to_user_ptr(req->insns);
@@ -662,8 +657,8 @@ static int tun_state_prog_get(struct tun_state_call *call, int nr,
 	return 0;
 }
 
-/* The program that an earlier TUNGETSTATE on this file has reported, if this is
- * the one. Another thread may be putting another one in its place.
+/* Get the program that TUNGETSTATE has captured on this file, if it is the one
+ * requested. Another thread may replace it meanwhile.
  */
 static struct bpf_prog *
 tun_state_prog_captured(struct tun_state_call *call, int nr,
@@ -743,7 +738,7 @@ static bool tun_state_prog_differs(struct tun_state_call *call, int nr,
 	}
 }
 
-/* What is to be attached by its id must have been found */
+/* A program requested by its id must have been found */
 static int tun_state_prog_validate(struct tun_state_call *call, int nr,
 				   const struct tun_state_prog *req)
 {
@@ -829,8 +824,8 @@ static void tun_state_filter_apply(struct tun_state_call *call)
 			     &call->tun->filter_prog);
 }
 
-/* What a successful TUNGETSTATE has reported can be restored through this file
- * from now on, whoever has it and whatever becomes of the program's own files.
+/* Keep the programs that TUNGETSTATE has reported: from now on any holder of
+ * this file can restore them, even after their own files are closed.
  */
 static void tun_state_keep_progs(struct tun_state_call *call, u64 mask)
 {
@@ -851,7 +846,7 @@ static void tun_state_keep_progs(struct tun_state_call *call, u64 mask)
 	}
 }
 
-/* The file goes, and with it what TUNGETSTATE has captured */
+/* Put the captured programs when the file is closed */
 static void tun_state_release(struct tun_file *tfile)
 {
 	int i;
@@ -985,7 +980,7 @@ static int tun_state_flows_parse(struct tun_state_call *call)
 	return 0;
 }
 
-/* The age does not count, as it is another one at any time */
+/* Ignore the age: it changes all the time */
 static bool tun_state_flows_differs(struct tun_state_call *call)
 {
 	const struct tun_state_flow *req = call->req_flows;
@@ -1008,15 +1003,15 @@ static void tun_state_flow_set(struct tun_flow_entry *e,
 {
 	unsigned long age = msecs_to_jiffies(flow->age_ms);
 
-	/* One that is older is about to go just the same */
+	/* A flow beyond the ageing time expires as soon */
 	age = min(age, e->tun->ageing_time);
 	WRITE_ONCE(e->queue_index, flow->queue_index);
 	WRITE_ONCE(e->updated, jiffies - age);
 	flow->reserved = 1;	/* done */
 }
 
-/* Packets are steered meanwhile: a flow that stays must be there all the time,
- * or its packets would take another queue.
+/* Packets are steered meanwhile: update a flow in place, or its packets would
+ * take another queue for a moment.
  */
 static void tun_state_flows_apply(struct tun_state_call *call)
 {
@@ -1138,7 +1133,7 @@ static bool tun_state_queue_differs(struct tun_state_call *call)
 	return req->index != cur->index || tun_state_queue_changes(req, cur);
 }
 
-/* Whether the device will have a filter that a queue can be given */
+/* True if the device has a filter after this call */
 static bool tun_state_filter_after(struct tun_state_call *call)
 {
 	if (call->req.mask & TUN_STATE_SOCKFILTER)
@@ -1175,7 +1170,7 @@ static int tun_state_queue_validate(struct tun_state_call *call)
 	return tun->flags & IFF_MULTI_QUEUE ? 0 : -EINVAL;
 }
 
-/* The one step of TUNSETSTATE that changes something and can fail */
+/* Attach or detach: the only change by TUNSETSTATE that can fail */
 static int tun_state_queue_move(struct tun_state_call *call)
 {
 	struct tun_file *tfile = call->tfile;
@@ -1197,7 +1192,7 @@ static int tun_state_queue_move(struct tun_state_call *call)
 static void tun_state_queue_put(struct tun_struct *tun, struct tun_file *tfile,
 				u16 index)
 {
-	/* As who wakes a queue reads the index under this lock */
+	/* A reader that wakes the queue reads the index under this lock */
 	spin_lock_bh(&tfile->tx_ring.consumer_lock);
 	rcu_assign_pointer(tun->tfiles[index], tfile);
 	tfile->queue_index = index;
@@ -1205,7 +1200,7 @@ static void tun_state_queue_put(struct tun_struct *tun, struct tun_file *tfile,
 	spin_unlock_bh(&tfile->tx_ring.consumer_lock);
 }
 
-/* Change places with the queue that has the index now */
+/* Swap with the queue that has the index now */
 static void tun_state_queue_place(struct tun_state_call *call)
 {
 	struct tun_file *tfile = call->tfile, *other;
@@ -1299,7 +1294,7 @@ static int tun_state_queues_parse(struct tun_state_call *call)
 	err = tun_state_queues_prepare(call);
 	if (err)
 		return err;
-	/* No device has that many, so this differs anyway */
+	/* No device has that many queues: the group differs */
 	if (req->count > call->nr_queues)
 		return 0;
 
@@ -1335,11 +1330,11 @@ static bool tun_state_queues_differs(struct tun_state_call *call)
 	return false;
 }
 
-/* What is common to all groups */
+/* Code common to all groups */
 
 static const struct tun_state_group tun_state_groups[] = {
 	{
-		/* First, so that nothing is said about the wrong device */
+		/* First: the wrong device is EXDEV, whatever else is wrong */
 		.bit = TUN_STATE_IDENTITY,
 		.offset = offsetof(struct tun_state, identity),
 		.size = sizeof_field(struct tun_state, identity),
@@ -1445,7 +1440,7 @@ static const struct tun_state_group tun_state_groups[] = {
 		.differs = tun_state_flows_differs,
 		.apply = tun_state_flows_apply,
 	}, {
-		/* Attached or detached first of all, as that can fail */
+		/* tun_state_commit() has attached or detached it before */
 		.bit = TUN_STATE_QUEUE,
 		.offset = offsetof(struct tun_state, queue),
 		.size = sizeof_field(struct tun_state, queue),
@@ -1467,7 +1462,7 @@ static const struct tun_state_group tun_state_groups[] = {
 	},
 };
 
-/* Iterates over the groups of a mask, starting after @g or with NULL */
+/* The next group of a mask after @g; the first one if @g is NULL */
 static const struct tun_state_group *
 tun_state_next(const struct tun_state_group *g, u64 mask)
 {
@@ -1507,7 +1502,7 @@ static int tun_state_lock(struct tun_state_call *call)
 	return -EBADFD;
 }
 
-/* Mask, flags and room for the groups, before anything else is looked at */
+/* Check the mask, the flags, and that the struct holds the groups */
 static int tun_state_check_header(struct tun_state_call *call, size_t size,
 				  u32 flags)
 {
@@ -1586,7 +1581,7 @@ static int tun_state_parse(struct tun_state_call *call, u64 mask)
 	return 0;
 }
 
-/* Read the current state and return the groups that the caller's differs in */
+/* Read the current state and return the groups that differ from it */
 static u64 tun_state_compare(struct tun_state_call *call, u64 mask)
 {
 	const struct tun_state_group *g = NULL;
@@ -1594,7 +1589,7 @@ static u64 tun_state_compare(struct tun_state_call *call, u64 mask)
 	bool differs;
 
 	while ((g = tun_state_next(g, mask))) {
-		/* An error means more entries than the caller's */
+		/* get() fails on more entries than the caller passed */
 		differs = g->get(call);
 		if (!differs && g->differs)
 			differs = g->differs(call);
@@ -1642,7 +1637,7 @@ static int tun_state_commit(struct tun_state_call *call, u64 mask)
 		err = tun_state_queue_move(call);
 		if (err)
 			return tun_state_fail(call, TUN_STATE_QUEUE, err);
-		/* A queue that is detached takes flows along */
+		/* Detaching a queue deletes flows */
 		diff |= mask & TUN_STATE_FLOWS;
 	}
 	while ((g = tun_state_next(g, diff)))
@@ -1666,8 +1661,8 @@ static int tun_state_set(struct tun_state_call *call, void __user *argp)
 	if (err)
 		return err;
 
-	/* The answer of a success is known by now. With it in place there is
-	 * nothing left to do after the commit that can fail.
+	/* Write the answer of a success now: nothing after the commit may
+	 * fail.
 	 */
 	call->cur.mask = mask;
 	err = tun_state_put_header(call, argp);
@@ -1690,8 +1685,8 @@ static bool tun_state_is_ioctl(unsigned int cmd)
 		_IOC_NR(cmd) == _IOC_NR(TUNSETSTATE));
 }
 
-/* Say which group has failed and, where its buffer was too small, how much it
- * needs. The mask is the caller's, for another try.
+/* Report the group that failed and, after ENOSPC, how many entries it needs.
+ * Leave the caller's mask in place for another try.
  */
 static int tun_state_report(struct tun_state_call *call, void __user *argp,
 			    int err)
@@ -1711,7 +1706,7 @@ static int tun_state_report(struct tun_state_call *call, void __user *argp,
 	return err;
 }
 
-/* What has been taken and not been used */
+/* Free everything that the call has not handed to the device */
 static void tun_state_free(struct tun_state_call *call)
 {
 	struct tun_state_slot *slot = call->slots;
