@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What TUNGETSTATE and TUNSETSTATE cost, next to the calls that there were
- * before:
- *  - to set a device: one TUNSETSTATE, or the older ioctls, with other values
- *    each time or with those that are in force;
- *  - to read a device: one TUNGETSTATE of all groups, or the older calls, which
+ * Cost of TUNGETSTATE and TUNSETSTATE, compared with the older calls:
+ *  - set a device: one TUNSETSTATE, or the older ioctls, with new values each
+ *    time or with those in force;
+ *  - read a device: one TUNGETSTATE of all groups, or the older calls, which
  *    report less;
- *  - packets through the device while another CPU reads it all the time.
+ *  - pass packets through the device while another CPU reads its state.
  *
- * The alternatives take turns. Of the ratios of all rounds, the median is
- * printed, and the quartiles: absolute figures of an emulated CPU mean little.
+ * The alternatives take turns. Print the median and the quartiles of their
+ * ratios: absolute figures of an emulated CPU mean little.
  */
 #include <sched.h>
 #include <signal.h>
@@ -19,8 +18,8 @@
 #include "tun_state_util.h"
 
 #define ROUNDS	41
-#define CALLS	100	/* of each alternative in a round */
-#define PACKETS	1000	/* each way, likewise */
+#define CALLS	100	/* per alternative and round */
+#define PACKETS	1000	/* per direction, alternative and round */
 #define QUEUES	4
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
@@ -69,7 +68,7 @@ static void print_ratio(const char *what, double *ratios)
 	fflush(stdout);
 }
 
-/* Flows expire: have as many in each round */
+/* Flows expire: restore their number before each round */
 static void fill_flows(void)
 {
 	static struct state flows;
@@ -82,7 +81,7 @@ static void fill_flows(void)
 	must(!state_set(tap, TUN_STATE_FLOWS, &flows), "TUNSETSTATE");
 }
 
-/* To set a device: two states that differ in all that both ways can set */
+/* Set a device: two states that differ in each value both ways can set */
 
 #define BOTH_SET (TUN_STATE_OWNER | TUN_STATE_VNET | TUN_STATE_OFFLOAD | \
 		  TUN_STATE_SNDBUF | TUN_STATE_LINK | TUN_STATE_TXFILTER | \
@@ -157,7 +156,7 @@ static void set_many(void)
 	MUST(ioctl(tap, TUNSETFILTEREBPF, &s->filter.fd));
 }
 
-/* To read a device */
+/* Read a device */
 
 static void get_one(void)
 {
@@ -262,7 +261,7 @@ static double time_of_packets(void)
 
 	memset(frame, 0, sizeof(frame));
 	memset(frame + 10, 0xff, 6);
-	frame[10 + 12] = 0x88;	/* a protocol that nobody has */
+	frame[10 + 12] = 0x88;	/* a protocol without a receiver */
 	frame[10 + 13] = 0xb5;
 	for (i = 0; i < PACKETS; i++) {
 		MUST(write(tap, frame, sizeof(frame)));

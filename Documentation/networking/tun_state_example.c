@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Save the state of a TAP device, change the device, see what has changed, and
- * put it back. Exits with 0 if that has worked, and with 4 if there is nothing
- * to try it on: no device, or a kernel without TUNGETSTATE.
+ * Save the state of a TAP device, change the device, compare it with the saved
+ * state, and restore it. The exit status is 0 for success, 1 for an error, and
+ * 4 without a device or on a kernel without TUNGETSTATE.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,7 +21,7 @@
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 #define SKIP 4
 
-/* All that does not change by itself: flows come and go with the packets */
+/* All groups but the flows, which come and go with the packets */
 #define WANTED (TUN_STATE_IDENTITY | TUN_STATE_FLAGS | TUN_STATE_OWNER | \
 		TUN_STATE_VNET | TUN_STATE_OFFLOAD | TUN_STATE_SNDBUF | \
 		TUN_STATE_LINK | TUN_STATE_TXFILTER | TUN_STATE_SOCKFILTER | \
@@ -52,7 +52,7 @@ static void print_error(const char *call, const struct tun_state *s)
 		print_groups("because of", s->failed);
 }
 
-/* Make a buffer as large as the kernel asks for */
+/* Make room for the number of entries that the kernel asks for */
 static int grow(__u64 *buffer, __u32 count, size_t entry_size)
 {
 	void *p = realloc((void *)(uintptr_t)*buffer, count * entry_size);
@@ -71,8 +71,8 @@ static void forget(struct tun_state *s)
 }
 
 /*
- * Returns -1 on an error, else 0. On a kernel without TUNGETSTATE the mask is 0
- * then: carry on without.
+ * Return 0, or -1 on an error. A kernel without TUNGETSTATE is no error: the mask
+ * is 0 then, and there is nothing to restore.
  */
 static int save(int fd, struct tun_state *s)
 {
@@ -86,7 +86,7 @@ static int save(int fd, struct tun_state *s)
 		return -1;
 	}
 
-	/* A bit that the kernel does not know would be refused */
+	/* The kernel refuses groups that it does not know */
 	s->mask = WANTED & s->supported;
 	s->queues.entry_size = sizeof(struct tun_state_queue);
 	while (ioctl(fd, TUNGETSTATE, s)) {
@@ -106,7 +106,7 @@ static int save(int fd, struct tun_state *s)
 	return 0;
 }
 
-/* The groups that differ from what was saved */
+/* Find the groups in which the device differs from the saved state */
 static int compare(int fd, const struct tun_state *saved, __u64 *differ)
 {
 	struct tun_state s = *saved;
@@ -131,7 +131,7 @@ static int restore(int fd, const struct tun_state *saved)
 	return 0;
 }
 
-/* What others may do to the device meanwhile */
+/* Change the device, as another program might */
 static int change(int fd)
 {
 	struct {

@@ -18,7 +18,9 @@ static bool tun_permitted(struct tun_struct *tun)
 	return !tun_not_capable(tun);
 }
 #else
-/* User and group must match, where set; else CAP_NET_ADMIN is needed */
+/* Permit CAP_NET_ADMIN, and the owner: of user and group, each that is set must
+ * match. Without an owner permit CAP_NET_ADMIN only.
+ */
 static bool tun_permitted(struct tun_struct *tun)
 {
 	bool has_user = uid_valid(tun->owner);

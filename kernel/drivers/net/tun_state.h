@@ -1334,7 +1334,7 @@ static bool tun_state_queues_differs(struct tun_state_call *call)
 
 static const struct tun_state_group tun_state_groups[] = {
 	{
-		/* First: the wrong device is EXDEV, whatever else is wrong */
+		/* First: validate no other group on the wrong device */
 		.bit = TUN_STATE_IDENTITY,
 		.offset = offsetof(struct tun_state, identity),
 		.size = sizeof_field(struct tun_state, identity),

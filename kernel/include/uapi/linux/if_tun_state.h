@@ -20,25 +20,25 @@
  * kernel does not know is zero.
  *
  * &tun_state.mask names groups with one ``TUN_STATE_*`` bit each. The layout
- * of a group never changes; what has to be added later becomes a new group at
- * the end of the struct.
+ * of a group never changes; later additions become new groups at the end of
+ * the struct.
  *
  * TUNGETSTATE reports the groups that are asked for, as one snapshot, and
  * changes nothing. &tun_state.supported says which groups there are to ask for;
  * a mask of 0 is enough to find out.
  *
- * TUNSETSTATE restores the groups, all or none; those that can only be read
- * are passed over, so what TUNGETSTATE returned can be set as it is. A value
- * that is in force already is left alone and needs no rights.
+ * TUNSETSTATE restores the groups, all or none. It passes over groups that can
+ * only be read, so the answer of TUNGETSTATE can be set unchanged. It leaves a
+ * value alone that is in force already, which needs no rights.
  *
  * With %TUN_STATE_F_CHECK, TUNSETSTATE compares instead, changes nothing, and
- * reports in &tun_state.mask the groups that differ from what the caller
- * passed. A value that this device cannot have just differs; one that no
- * device can have is an error, as without the flag.
+ * reports in &tun_state.mask the groups of the argument that differ from the
+ * device. A value that this device cannot have differs; a value that no device
+ * can have is an error, as without the flag.
  *
- * TUNSETSTATE writes nothing behind &tun_state.failed. What it has to say about
- * a success it writes before it changes the device, so ``EFAULT``, too, means
- * that nothing was changed.
+ * TUNSETSTATE writes nothing behind &tun_state.failed. It writes the answer of
+ * a success before it changes the device, so ``EFAULT``, too, means that
+ * nothing was changed.
  *
  * The errors of both ioctls are:
  *
@@ -46,13 +46,13 @@
  *	the file is not attached to a device.
  * ``EINVAL``
  *	an unknown bit in mask or flags, a reserved field that is not zero, a
- *	group that the struct has no room for, an invalid value, a classic BPF
- *	program that is not one, a file that is not an eBPF program of type
+ *	group that the struct has no room for, an invalid value, an invalid
+ *	classic BPF program, a file that is not an eBPF program of type
  *	``BPF_PROG_TYPE_SOCKET_FILTER``, or a struct shorter than its header.
- *	Also what a kernel without these ioctls says; it leaves
+ *	A kernel without these ioctls returns it, too, and leaves
  *	&tun_state.supported alone.
  * ``E2BIG``
- *	the struct is longer than the kernel's and the rest is not zero, or is
+ *	the struct is longer than the kernel's and not zero behind it, or is
  *	longer than a page.
  * ``ENOSPC``
  *	a user buffer is too small; its count holds the number of entries that
@@ -60,25 +60,25 @@
  * ``EXDEV``
  *	%TUN_STATE_IDENTITY does not match this device.
  * ``EPERM``
- *	flags of a device that is another user's, or %IFF_NAPI_FRAGS, without
+ *	flags of another user's device, or %IFF_NAPI_FRAGS, without
  *	CAP_NET_ADMIN, as for TUNSETIFF; batching without CAP_NET_ADMIN, as for
  *	``ethtool -C``; or carrier on without an attached queue, as for
  *	TUNSETCARRIER.
  * ``EBADF``
- *	the program fd is not an open file, or the program id is neither that
- *	of the attached program nor that of the one that TUNGETSTATE reported
- *	last on this file.
+ *	the program fd is not an open file, or the program id belongs neither
+ *	to the attached program nor to the one that TUNGETSTATE reported last
+ *	on this file.
  * ``ENOMEM``, ``EFAULT``
  *	as usual; ENOMEM also for a classic BPF program that does not fit into
  *	net.core.optmem_max, as for TUNATTACHFILTER.
  *
- * Attaching a queue may also fail with what a security module says.
+ * Attaching a queue may also fail with the error of a security module.
  *
- * If a group is what has failed, &tun_state.failed holds its bit, or the unknown
- * bits of the mask; otherwise it is 0. &tun_state.mask is what the caller passed
- * then. After E2BIG, with a struct shorter than its header, and where the struct
- * itself cannot be read or written, nothing is reported. After an error of
- * TUNSETSTATE every field of the device is as it was.
+ * After an error, &tun_state.failed holds the bit of the group that has failed,
+ * or the unknown bits of the mask, or 0 if the error is about no group, and
+ * &tun_state.mask is the caller's. After E2BIG, with a struct shorter than its
+ * header, and where the struct itself cannot be read or written, nothing is
+ * reported. After an error of TUNSETSTATE every field of the device is as it was.
  */
 
 /* Groups, for tun_state.mask, .supported and .failed */
@@ -158,8 +158,8 @@ struct tun_state_identity {
  *
  * %IFF_TUN, %IFF_TAP and %IFF_MULTI_QUEUE are fixed when a device is made.
  * %IFF_NO_PI is that of the device, even where TUNGETIFF reports %IFF_NOFILTER,
- * which is the same bit. %IFF_NAPI and %IFF_NAPI_FRAGS are what the device was
- * opened with; each queue has its own, see &tun_state_queue.
+ * which is the same bit. %IFF_NAPI and %IFF_NAPI_FRAGS are the device's; each
+ * queue has its own, see &tun_state_queue.
  */
 struct tun_state_flags {
 	__u32 flags;
@@ -208,7 +208,7 @@ struct tun_state_offload {
 
 /**
  * struct tun_state_sndbuf - bytes that may be in flight into the host
- * @device: what TUNSETSNDBUF set last on the device.
+ * @device: last value of TUNSETSNDBUF on the device.
  * @queue: the value in force for the queue of this fd.
  *
  * TUNSETSTATE leaves the other queues alone, unlike TUNSETSNDBUF.
@@ -245,8 +245,8 @@ struct tun_state_link {
  * @addr: exact addresses; zero from @count on.
  *
  * This is the filter as the kernel holds it, not the list that TUNSETTXFILTER
- * was given: what went into @hash cannot be listed any more, and a list with a
- * ninth unicast address leaves the filter off. A TUN has none.
+ * was given: the addresses in @hash cannot be listed any more, and a list with
+ * a ninth unicast address leaves the filter off. A TUN has none.
  */
 struct tun_state_txfilter {
 	__u32 count;
@@ -262,10 +262,10 @@ struct tun_state_txfilter {
  *	program. TUNSETSTATE: instructions. 0 without a program.
  * @reserved: zero.
  *
- * TUNSETSTATE gives another program to all queues of the device, as
- * TUNATTACHFILTER does, but for the queue of this fd if %TUN_STATE_QUEUE is set
- * along with it and says that it has none. TUNGETFILTER returns @insns and
- * @count then. A TUN has no program.
+ * TUNSETSTATE gives a new program to all queues of the device, as
+ * TUNATTACHFILTER does. It leaves out the queue of this fd if the call also sets
+ * %TUN_STATE_QUEUE, without %TUN_STATE_QUEUE_SOCKFILTER. TUNGETFILTER returns
+ * @insns and @count from then on. A TUN has no program.
  */
 struct tun_state_sockfilter {
 	__aligned_u64 insns;
@@ -276,25 +276,25 @@ struct tun_state_sockfilter {
 /* tun_state_prog.action, for TUNSETSTATE */
 #define TUN_STATE_PROG_ID	0	/* the program with this id; id 0: none */
 #define TUN_STATE_PROG_FD	1	/* the program of this fd */
-#define TUN_STATE_PROG_KEEP	2	/* whatever is there */
+#define TUN_STATE_PROG_KEEP	2	/* the attached one or none */
 
 /**
  * struct tun_state_prog - eBPF program of the device
  * @id: program id, 0 without a program.
  * @type: program type, %BPF_PROG_TYPE_SOCKET_FILTER; 0 without a program.
  * @tag: program tag; zero without a program.
- * @action: what TUNSETSTATE is to do, ``TUN_STATE_PROG_*``. TUNGETSTATE
- *	reports %TUN_STATE_PROG_ID.
+ * @action: the program to attach, ``TUN_STATE_PROG_*``. TUNGETSTATE reports
+ *	%TUN_STATE_PROG_ID.
  * @fd: program file descriptor for %TUN_STATE_PROG_FD, zero otherwise.
  *
- * An id alone does not give access to a program. With %TUN_STATE_PROG_ID, where
- * @id, @type and @tag make a program, it must be the one that is attached or the
- * one that the last successful TUNGETSTATE of this group on this file has
- * reported; anything else is EBADF. So whoever holds the file can restore what
+ * An id alone does not give access to a program. With %TUN_STATE_PROG_ID and an
+ * @id other than 0, @id, @type and @tag must be those of the attached program, or of the program that
+ * the last successful TUNGETSTATE of this group has reported on this file;
+ * anything else is EBADF. So the holder of the file can restore a program that
  * was read through it, without a file descriptor of the program and without any
  * capability. The file holds a reference to that program until TUNGETSTATE reads
- * the group again, or the file is closed. With the other actions @id, @type and
- * @tag are not looked at.
+ * the group again, or the file is closed. The other actions ignore @id, @type
+ * and @tag.
  */
 struct tun_state_prog {
 	__u32 id;
@@ -317,10 +317,10 @@ struct tun_state_xdp {
 /**
  * struct tun_state_flow - entry of the automatic steering table
  * @rxhash: symmetric hash of the flow, see skb_get_hash().
- * @queue_index: queue that its packets are put on, 255 at most. It may be one
- *	that is not there any more; packets go to queue 0 then.
+ * @queue_index: queue that its packets are put on, 255 at most. If that queue
+ *	has gone, packets go to queue 0.
  * @age_ms: time since its last packet into the host, in milliseconds. An entry
- *	goes when it is about 3000 old. %TUN_STATE_F_CHECK does not compare it.
+ *	expires at about 3000. %TUN_STATE_F_CHECK does not compare it.
  * @reserved: zero.
  */
 struct tun_state_flow {
@@ -332,14 +332,14 @@ struct tun_state_flow {
 
 /**
  * struct tun_state_flows - automatic steering table
- * @flows: user buffer of &struct tun_state_flow, each with another @rxhash;
+ * @flows: user buffer of &struct tun_state_flow, each with its own @rxhash;
  *	TUNGETSTATE reports them in ascending order, TUNSETSTATE takes any.
  * @count: TUNGETSTATE: in, entries in the buffer; out, flows. TUNSETSTATE:
  *	flows. There are 4096 at most.
  * @entry_size: size of an entry, ``sizeof(struct tun_state_flow)``.
  *
- * The table goes on learning: it may be another one as soon as it has been read
- * or set. It is in use only while no steering program is attached.
+ * The table goes on learning: it may change as soon as it has been read or set.
+ * It is in use only while no steering program is attached.
  */
 struct tun_state_flows {
 	__aligned_u64 flows;
@@ -358,9 +358,9 @@ struct tun_state_flows {
  * struct tun_state_queue - a queue
  * @index: for an attached queue, the number that packets are steered by; for
  *	a detached one its place among the detached ones, oldest first.
- *	TUNSETSTATE has the queue change places with the one that is there, so
- *	setting all queues in ascending order rebuilds the order of all. There
- *	are as many places as there are queues of the kind; beyond is EINVAL.
+ *	TUNSETSTATE swaps the queue with the one at this place, so setting all
+ *	queues in ascending order rebuilds the order of all. There are as many
+ *	places as queues of the kind; a place beyond is EINVAL.
  * @flags: ``TUN_STATE_QUEUE_*``. TUNSETSTATE can change
  *	%TUN_STATE_QUEUE_ATTACHED, like TUNSETQUEUE, and
  *	%TUN_STATE_QUEUE_SOCKFILTER, if the device has a program; it ignores
@@ -425,8 +425,8 @@ struct tun_state_queues {
  * @queue: %TUN_STATE_QUEUE
  * @queues: %TUN_STATE_QUEUES
  *
- * What a caller passes in groups that it does not name in @mask is not looked
- * at. TUNGETSTATE fills them with zero.
+ * Groups that @mask does not name are ignored on the way in. TUNGETSTATE fills
+ * them with zero.
  */
 struct tun_state {
 	__aligned_u64 mask;
