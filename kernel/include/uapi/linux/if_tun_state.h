@@ -288,13 +288,13 @@ struct tun_state_sockfilter {
  * @fd: program file descriptor for %TUN_STATE_PROG_FD, zero otherwise.
  *
  * An id alone does not give access to a program. With %TUN_STATE_PROG_ID and an
- * @id other than 0, @id, @type and @tag must be those of the attached program, or of the program that
- * the last successful TUNGETSTATE of this group has reported on this file;
- * anything else is EBADF. So the holder of the file can restore a program that
- * was read through it, without a file descriptor of the program and without any
- * capability. The file holds a reference to that program until TUNGETSTATE reads
- * the group again, or the file is closed. The other actions ignore @id, @type
- * and @tag.
+ * @id other than 0, @id, @type and @tag must be those of the attached program,
+ * or of the program that the last successful TUNGETSTATE of this group has
+ * reported on this file; anything else is EBADF. So the holder of the file can
+ * restore a program that was read through it, without a file descriptor of the
+ * program and without any capability. The file holds a reference to that program
+ * until TUNGETSTATE reads the group again, or the file is closed. The other
+ * actions ignore @id, @type and @tag.
  */
 struct tun_state_prog {
 	__u32 id;

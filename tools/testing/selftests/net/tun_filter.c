@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The classic filter of a TAP device: which queues have it, and that it is the
- * program that TUNATTACHFILTER was given, whatever has become of the memory it
- * was in. This needs no TUNGETSTATE but is skipped without, as such a kernel
- * has the bugs that this is about; TUN_FILTER_FORCE=1 has it run there, too.
+ * The classic filter of a TAP device, with the ioctls TUNATTACHFILTER and
+ * TUNDETACHFILTER only: each queue has it, and it stays the program that was
+ * attached when the memory it was read from changes.
+ *
+ * A kernel without TUNGETSTATE has the bugs tested here, so the test is skipped
+ * there; TUN_FILTER_FORCE=1 runs it nevertheless.
  */
 #include <limits.h>
 #include <sys/wait.h>
@@ -62,8 +64,8 @@ static int steer(int fd, int index)
 	return ret;
 }
 
-/* Which of the packets that are sent to a device get to one queue. The socket is
- * kept, as closing one takes a while.
+/* Send packets to a device; return the marks of those that arrive at one queue.
+ * Keep the socket, as closing one takes a while.
  */
 static unsigned int arrives(const char *name, int fd)
 {
@@ -79,14 +81,14 @@ static unsigned int arrives(const char *name, int fd)
 
 	if (sock < 0) {
 		sock = socket(AF_PACKET, SOCK_RAW, 0);
-		/* When send() returns, the device has done what it does */
+		/* The packets are in the ring when send() returns */
 		if (setsockopt(sock, SOL_PACKET, PACKET_QDISC_BYPASS, &one,
 			       sizeof(one)))
 			return UINT_MAX;
 	}
 	for (mark = 0; mark < MARKS; mark++) {
 		frame_make(buf, true, mark);
-		/* One that is filtered is an error */
+		/* A filtered packet makes send() fail */
 		if (sendto(sock, buf, FRAME_SIZE, 0, (void *)&sll,
 			   sizeof(sll)) != FRAME_SIZE && errno != ENOBUFS)
 			return UINT_MAX;
@@ -97,7 +99,7 @@ static unsigned int arrives(const char *name, int fd)
 	return marks;
 }
 
-/* What TUNGETIFF says of a queue, with all bits set if it is attached nowhere */
+/* The flags of a queue by TUNGETIFF; all bits are set without a device */
 static unsigned int queue_flags(int fd)
 {
 	struct ifreq ifr;
@@ -132,7 +134,7 @@ FIXTURE_TEARDOWN(tap)
 {
 	int i;
 
-	/* Faster than queue by queue */
+	/* Delete the device: faster than queue by queue */
 	netdev_delete(self->name);
 	for (i = 0; i < QUEUES; i++)
 		close(self->fd[i]);
@@ -142,7 +144,7 @@ FIXTURE_TEARDOWN(tap)
 	ASSERT_EQ(0, tun_set_queue(self->fd[i], IFF_DETACH_QUEUE))
 #define ATTACH(i)							\
 	ASSERT_EQ(0, tun_set_queue(self->fd[i], IFF_ATTACH_QUEUE))
-/* What arrives at queue @i, whose index is @index */
+/* The packets that arrive at queue @i, whose index is @index */
 #define EXPECT_ARRIVES(marks, i, index)					\
 	do {								\
 		int _fd = self->fd[i];					\
@@ -160,7 +162,7 @@ TEST_F(tap, attached_queues)
 		EXPECT_EQ(IFF_NOFILTER, queue_flags(self->fd[i]));
 		EXPECT_ARRIVES(ALL_MARKS, i, i);
 	}
-	/* Through any queue, for all of them, in place of another */
+	/* Attached through any queue, it replaces the filter of all */
 	for (i = 0; i < QUEUES; i++) {
 		int other = (i + 1) % QUEUES;
 
@@ -233,7 +235,7 @@ TEST_F(tap, changed_while_detached)
 	EXPECT_ARRIVES(ALL_MARKS, 2, 2);
 }
 
-/* The filter is the device's, even if it is a detached queue that is asked */
+/* A filter attached through a detached queue is the device's, too */
 TEST_F(tap, through_detached_queue)
 {
 	DETACH(2);
@@ -269,13 +271,13 @@ TEST_F(tap, queue_without_filter)
 	EXPECT_EQ(IFF_NOFILTER, queue_flags(self->fd[2]));
 	EXPECT_ARRIVES(ALL_MARKS, 2, 2);
 
-	/* It is for the moment only: another filter is for all queues */
+	/* Until the next filter, which all queues get */
 	ASSERT_EQ(0, attach_mark(self->fd[0], 2));
 	EXPECT_EQ(0, queue_flags(self->fd[2]));
 	EXPECT_ARRIVES(MARK(2), 2, 2);
 }
 
-/* Neither the filter nor its absence moves along to another device */
+/* A queue that moves to another device gets the filter of that device */
 TEST_F(tap, deleted_device)
 {
 	struct ifreq ifr = { .ifr_flags = IFF_TAP | IFF_MULTI_QUEUE };
@@ -286,7 +288,7 @@ TEST_F(tap, deleted_device)
 	ASSERT_EQ(0, netdev_delete(self->name));
 	EXPECT_EQ(UINT_MAX, queue_flags(self->fd[1]));
 
-	/* By another file, as a queue makes its old index an ifindex */
+	/* A new file: a former queue would ask for its index as ifindex */
 	memcpy(self->name, "dev1", 5);
 	fd = tun_queue(self->name, IFF_TAP | IFF_MULTI_QUEUE);
 	ASSERT_GE(fd, 0);
@@ -297,7 +299,7 @@ TEST_F(tap, deleted_device)
 		EXPECT_EQ(IFF_NOFILTER, queue_flags(self->fd[i]));
 		EXPECT_ARRIVES(ALL_MARKS, i, i);
 	}
-	/* The other way round */
+	/* To a device with another filter */
 	ASSERT_EQ(0, attach_mark(fd, 2));
 	ASSERT_EQ(0, ioctl(self->fd[0], TUNSETIFF, &ifr));
 	EXPECT_EQ(0, queue_flags(self->fd[0]));
@@ -325,13 +327,13 @@ TEST_F(tap, persistent)
 				  queue_flags(self->fd[i]));
 			EXPECT_ARRIVES(round ? ALL_MARKS : MARK(1), i, i);
 		}
-		/* And keeps not having it */
+		/* Without a filter it stays so */
 		ASSERT_EQ(0, tun_detach_filter(self->fd[2]));
 		for (i = 0; i < QUEUES; i++)
 			close(self->fd[i]);
 	}
 
-	/* Goes with it */
+	/* The filter goes with the device */
 	self->fd[0] = tun_queue(self->name, IFF_TAP | IFF_MULTI_QUEUE);
 	ASSERT_GE(self->fd[0], 0);
 	ASSERT_EQ(0, attach_mark(self->fd[0], 1));
@@ -374,7 +376,7 @@ TEST_F(tap, get_filter)
 	DETACH(2);
 	EXPECT_FILTER(ACCEPT_INSNS, insns + ACCEPT_INSNS, 2);
 
-	/* Even when it is not there any more */
+	/* Also after TUNDETACHFILTER */
 	ASSERT_EQ(0, tun_detach_filter(self->fd[0]));
 	EXPECT_FILTER(ACCEPT_INSNS, insns + ACCEPT_INSNS, 0);
 }
@@ -400,8 +402,8 @@ TEST(not_for_tun)
 	close(fd);
 }
 
-/* A program that takes much of net.core.optmem_max: each of these becomes many
- * instructions of eBPF, so that the longest one takes more than the default.
+/* A program that takes much of net.core.optmem_max: each of these instructions
+ * becomes many of eBPF, so that the longest program exceeds the default.
  */
 static void fill_long(struct sock_filter *insns, unsigned int n)
 {
@@ -428,7 +430,7 @@ static void fail_to_attach(struct __test_metadata *_metadata, const int *fds)
 	struct sock_filter bad[2] = {
 		{ 0xffff, 0, 0, 0 }, BPF_STMT(BPF_RET | BPF_K, 0xffff),
 	};
-	/* Read to its end only */
+	/* The end of the program is not mapped */
 	char *page = mmap(NULL, 2 * getpagesize(), PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct sock_filter *cut;
@@ -461,7 +463,7 @@ static void fail_to_attach(struct __test_metadata *_metadata, const int *fds)
 	munmap(page, getpagesize());
 }
 
-/* One of the queues is detached, one has no filter, others come later */
+/* Queues that are detached, have no filter, or come later */
 TEST_F(tap, failed_attach)
 {
 	struct sock_filter insns[ACCEPT_INSNS];
@@ -493,7 +495,7 @@ TEST_F(tap, failed_attach)
 	EXPECT_ARRIVES(MARK(1), 2, 2);
 }
 
-/* And there is none, if there was none */
+/* After a failure without an earlier filter there is none */
 TEST_F(tap, failed_first_attach)
 {
 	DETACH(1);
@@ -508,8 +510,8 @@ TEST_F(tap, failed_first_attach)
 	EXPECT_ARRIVES(ALL_MARKS, 1, 2);
 }
 
-/* Each queue is charged for the filter while it has it, and is not after: else
- * the longest program that it takes would be another one at some time.
+/* Each queue is charged for the filter exactly while it has it. An error in the
+ * charge would change the length of the longest program it takes.
  */
 
 #define ROUNDS 200
@@ -554,7 +556,7 @@ FIXTURE_TEARDOWN(charge)
 {
 	int i;
 
-	/* Nothing is missing, and nothing is left over */
+	/* The charge is back to its start */
 	for (i = 0; i < QUEUES; i++) {
 		EXPECT_EQ(0, tun_detach_filter(self->fd[i]));
 		EXPECT_EQ(ENOMEM, attach_long(self->fd[i], self->max + 1));
@@ -576,7 +578,7 @@ TEST_F_TIMEOUT(charge, attach_and_detach, 300)
 	}
 }
 
-/* The old one and the new one are there at the same time */
+/* A replacement is charged while the old filter still is */
 TEST_F_TIMEOUT(charge, replace, 300)
 {
 	int i;
@@ -628,7 +630,7 @@ TEST_F_TIMEOUT(charge, devices_come_and_go, 300)
 	}
 }
 
-/* What there is in the memory that the program was in does not matter */
+/* The memory that the program was read from has no effect later */
 
 FIXTURE(memory)
 {
@@ -639,7 +641,7 @@ FIXTURE(memory)
 
 FIXTURE_VARIANT(memory)
 {
-	bool child;		/* another process attaches the filter, and dies */
+	bool child;		/* a process that exits attaches the filter */
 	bool unmapped;
 	bool garbage;
 };

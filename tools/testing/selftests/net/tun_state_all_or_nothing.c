@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * TUNSETSTATE is all or nothing: each way in which a group can fail, in the
- * middle of a valid change to all others, leaves everything as it was. And
- * what the ioctls write to user space is what they say, and nothing else.
+ * TUNSETSTATE is all or nothing: one group fails in the middle of a valid
+ * change to all others, and every queue reports the state from before. Each
+ * group fails in each of its ways: value, rights, memory, program, place of the
+ * queue.
+ *
+ * tun_state_values goes through the values of each field, tun_state_faults
+ * injects faults.
  */
 #include <sys/wait.h>
 
@@ -13,52 +17,50 @@
 #define ATTACHED TUN_STATE_QUEUE_ATTACHED
 #define HAS_FILTER TUN_STATE_QUEUE_SOCKFILTER
 
-/* Values that more than a field is needed for, and devices that must be
- * prepared for a failure
- */
+/* The way in which a group fails */
 enum how {
-	FIELD,			/* @value, or inverted bits */
-	NO_ADMIN,		/* the same without CAP_NET_ADMIN */
-	OTHERS_DEVICE,		/* the same, on another user's device */
-	USER_NAMESPACE,		/* the same, in a user namespace */
-	NO_QUEUE,		/* the same, all queues detached, no carrier */
+	FIELD,			/* bad value of the changed field */
+	NO_ADMIN,		/* good value, but no CAP_NET_ADMIN */
+	OTHERS_DEVICE,		/* good value, but another user's device */
+	USER_NAMESPACE,		/* good value, but in a user namespace */
+	NO_QUEUE,		/* carrier on, but all queues detached */
 	NAPI_FRAGS,		/* without IFF_NAPI */
-	NAPI_FRAGS_NO_ADMIN,	/* with it, without CAP_NET_ADMIN */
-	TXFILTER,		/* a valid one */
-	ADDR_UNUSED,		/* behind the last one in use */
+	NAPI_FRAGS_NO_ADMIN,	/* with IFF_NAPI, but no CAP_NET_ADMIN */
+	TXFILTER,		/* a valid filter, on a TUN */
+	ADDR_UNUSED,		/* an address behind the last one in use */
 	HASH_WITHOUT_FILTER,
 	INSNS_BAD_CODE,
 	INSNS_NO_RETURN,
 	INSNS_JUMP_OUT,
-	INSNS_LARGE,		/* for net.core.optmem_max */
-	INSNS_UNMAPPED,		/* from an instruction on */
-	INSNS_NONE,		/* but the queue says that it has the program */
+	INSNS_LARGE,		/* too large for net.core.optmem_max */
+	INSNS_UNMAPPED,		/* the last instruction is not mapped */
+	INSNS_NONE,		/* no program, but the queue has it */
 	PROG_BAD_FD,
-	PROG_FILE,		/* that is not a program */
-	PROG_TYPE,		/* of a program that is not for this */
-	PROG_STRANGER,		/* by its id, never reported on this file */
-	PROG_WRONG_TAG,		/* and the id of the one that is attached */
+	PROG_FILE,		/* fd of another file than a program */
+	PROG_TYPE,		/* fd of an XDP program */
+	PROG_STRANGER,		/* id of a program never reported here */
+	PROG_WRONG_TAG,		/* with the id of the attached program */
 	PROG_WRONG_TYPE,
 	FLOW_TWICE,
-	FLOW_QUEUE,		/* that no device has */
+	FLOW_QUEUE,		/* an index beyond any device's queues */
 	FLOW_RESERVED,
 	FLOWS_UNMAPPED,
-	QUEUE_BEYOND,		/* one more than there are */
-	QUEUE_FILTER_OF_NONE,	/* has the program that the device will not */
+	QUEUE_BEYOND,		/* a place beyond the last queue */
+	QUEUE_FILTER_OF_NONE,	/* the queue has a filter, the device none */
 	QUEUE_DETACH_SINGLE,
 };
 
-/* What a failure needs */
+/* Conditions for a failure */
 #define TAP_ONLY	0x1
 #define TUN_ONLY	0x2
 #define MULTI_ONLY	0x4
 #define SINGLE_ONLY	0x8
 #define NO_BIG_ENDIAN	0x10
-/* TUN_STATE_F_CHECK refuses it as well, and does not just find it different */
+/* TUN_STATE_F_CHECK refuses it, too, instead of reporting a difference */
 #define ANYWHERE	0x20
 
 struct failure {
-	struct state_change change;	/* to no field: only its group */
+	struct state_change change;	/* of a field, or of a whole group */
 	enum how how;
 	int err;
 	unsigned int needs;
@@ -142,7 +144,7 @@ static const struct failure failures[] = {
 
 	SET(STEERING, tmpl.steering.action, 3),
 	SET(STEERING, tmpl.steering.action, 0xffffffff),
-	/* With a file that is not asked for */
+	/* An fd, which this action must not have */
 	SET(STEERING, tmpl.steering.action, TUN_STATE_PROG_KEEP),
 	HOW(EBADF, STEERING, PROG_BAD_FD, ANYWHERE),
 	HOW(EINVAL, STEERING, PROG_FILE, ANYWHERE),
@@ -153,7 +155,7 @@ static const struct failure failures[] = {
 
 	SET(FILTER, tmpl.filter.action, 3),
 	SET(FILTER, tmpl.filter.action, 0xffffffff),
-	/* With a file that is not asked for */
+	/* An fd, which this action must not have */
 	SET(FILTER, tmpl.filter.action, TUN_STATE_PROG_KEEP),
 	HOW(EBADF, FILTER, PROG_BAD_FD, ANYWHERE),
 	HOW(EINVAL, FILTER, PROG_FILE, ANYWHERE),
@@ -182,7 +184,7 @@ static const struct failure failures[] = {
 
 #define NR_FDS 4
 
-/* Everything of a device, as seen through each of its queues */
+/* The state of a device, read through each of its queues */
 struct snapshot {
 	struct state of[NR_FDS];
 };
@@ -191,16 +193,16 @@ FIXTURE(dev)
 {
 	char name[IFNAMSIZ];
 	int n, fd[NR_FDS];
-	int me;			/* the queue that all is set through */
+	int me;			/* the queue that sets the state */
 	int prog[2], xdp, stranger;
 	uint32_t stranger_id;
 	unsigned int round;
-	/* Of the flow table's last change. What is there already would not
-	 * become younger when it is set again, so each is another one.
+	/* Time of the last change of the flow table, and its first hash. Each
+	 * change uses new flows: to set a known one does not renew it.
 	 */
 	uint64_t time;
 	unsigned int flows;
-	char *edge;		/* of what is mapped */
+	char *edge;		/* end of mapped memory */
 	struct snapshot before;
 };
 
@@ -254,7 +256,7 @@ static bool unchanged(const struct _test_data_dev *d, struct snapshot *before)
 	if (take_snapshot(d, &now))
 		return false;
 	for (i = 0; i < d->n; i++) {
-		/* Entries go by themselves after 3 s */
+		/* Flows expire after 3 s */
 		if (now_ms() - d->time > 2000) {
 			state_drop_flows(&before->of[i]);
 			state_drop_flows(&now.of[i]);
@@ -265,7 +267,7 @@ static bool unchanged(const struct _test_data_dev *d, struct snapshot *before)
 	return true;
 }
 
-/* Two valid states: from one to the other everything changes */
+/* One of two valid states that differ in every group */
 static void valid_state(const struct _test_data_dev *d, unsigned int round, struct state *st)
 {
 	const struct state *now = &d->before.of[d->me];
@@ -275,7 +277,7 @@ static void valid_state(const struct _test_data_dev *d, unsigned int round, stru
 	*st = *now;
 	state_point(st);
 	state_alternate(st, k);
-	/* Never another user's */
+	/* The caller must remain an owner */
 	s->owner.uid = k ? 0 : -1;
 	s->owner.gid = k ? -1 : 0;
 	s->steering.action = TUN_STATE_PROG_FD;
@@ -289,8 +291,8 @@ static void valid_state(const struct _test_data_dev *d, unsigned int round, stru
 		};
 	if (is_tap(d))
 		s->queue.flags ^= HAS_FILTER;
-	/* The other kind, or another place of the same: there are four queues,
-	 * one of each kind is not this one
+	/* Attach a detached queue and detach an attached one. Of the four
+	 * queues, one of each kind is another one, to swap with.
 	 */
 	if (s->device.flags & IFF_MULTI_QUEUE) {
 		s->queue.flags ^= ATTACHED;
@@ -376,7 +378,7 @@ static struct sock_filter *large_program(const struct _test_data_dev *d)
 	return insns;
 }
 
-/* Make one group of a valid state fail */
+/* Spoil one group of a valid state */
 static void spoil(const struct _test_data_dev *d, struct state *st, const struct failure *f)
 {
 	const struct tun_state *now = &d->before.of[d->me].s;
@@ -473,7 +475,7 @@ static void spoil(const struct _test_data_dev *d, struct state *st, const struct
 			break;
 		s->queue.index += s->queue.flags & ATTACHED ?
 				  now->queues.attached : now->queues.detached;
-		/* It is one of them itself, unless it comes from the others */
+		/* A queue that stays of its kind is one of them itself */
 		s->queue.index -= !((s->queue.flags ^ now->queue.flags) &
 				    ATTACHED);
 		break;
@@ -489,9 +491,7 @@ static void spoil(const struct _test_data_dev *d, struct state *st, const struct
 	}
 }
 
-/* What changes along with the one that fails must be within the rights that
- * are left.
- */
+/* The changes to the other groups must not need the rights that are dropped */
 static void adapt(const struct _test_data_dev *d, struct state *st,
 		  const struct failure *f)
 {
@@ -509,13 +509,13 @@ static void adapt(const struct _test_data_dev *d, struct state *st,
 		st->s.owner.uid = 4712;
 		break;
 	case NO_QUEUE:
-		/* From one place to another */
+		/* The queue stays detached and moves to another place */
 		st->s.link.carrier = now->link.carrier;
 		st->s.queue.flags &= ~ATTACHED;
 		st->s.queue.index = !now->queue.index;
 		break;
 	case QUEUE_DETACH_SINGLE:
-		/* Would be the first to fail without a queue */
+		/* Without a queue the carrier would fail first */
 		st->s.link.carrier = now->link.carrier;
 		break;
 	default:
@@ -535,7 +535,7 @@ static bool applies(const struct _test_data_dev *d, const struct failure *f)
 		return false;
 	if (f->needs & SINGLE_ONLY && d->n > 1)
 		return false;
-	/* What a TUN without the flag is refused for is being a TUN */
+	/* IFF_NAPI_FRAGS is for a TAP only */
 	if (f->how == NAPI_FRAGS_NO_ADMIN && !is_tap(d))
 		return false;
 	if (f->needs & NO_BIG_ENDIAN && !ioctl(d->fd[0], TUNGETVNETBE, &value))
@@ -543,7 +543,7 @@ static bool applies(const struct _test_data_dev *d, const struct failure *f)
 	return true;
 }
 
-/* Before the failure, with all rights */
+/* Prepare the device for the failure, with all rights */
 static bool prepare(struct _test_data_dev *d, const struct failure *f)
 {
 	unsigned int carrier = 0;
@@ -553,7 +553,7 @@ static bool prepare(struct _test_data_dev *d, const struct failure *f)
 	case OTHERS_DEVICE:
 		return !ioctl(d->fd[0], TUNSETOWNER, 4711);
 	case NO_QUEUE:
-		/* Which takes a queue */
+		/* The carrier needs an attached queue to change */
 		tun_set_queue(d->fd[0], IFF_ATTACH_QUEUE);
 		if (ioctl(d->fd[0], TUNSETCARRIER, &carrier))
 			return false;
@@ -561,7 +561,7 @@ static bool prepare(struct _test_data_dev *d, const struct failure *f)
 			tun_set_queue(d->fd[i], IFF_DETACH_QUEUE);
 		return true;
 	case QUEUE_FILTER_OF_NONE:
-		/* It is this group that fails, and not the other one */
+		/* With a filter, the group sockfilter would fail first */
 		if (is_tap(d))
 			return !tun_detach_filter(d->fd[0]);
 		return true;
@@ -609,8 +609,8 @@ static int expect_error(const struct _test_data_dev *d, const struct failure *f,
 	return 0;
 }
 
-/* Returns the number of the step that went wrong, or 0. What it leaves is a
- * valid state, without the group that failed.
+/* Return 0, or the number of the step that went wrong. On success the other
+ * groups have the new state.
  */
 static int fail_one(struct _test_data_dev *d, const struct failure *f)
 {
@@ -638,7 +638,7 @@ static int fail_one(struct _test_data_dev *d, const struct failure *f)
 	if (!unchanged(d, &d->before))
 		return 6;
 
-	/* It was this group only */
+	/* Without this group the call succeeds */
 	mask &= ~f->change.group;
 	d->time = now_ms();
 	if (expect_error(d, f, &st, mask, 0, 0))
@@ -654,7 +654,7 @@ static int fail_one(struct _test_data_dev *d, const struct failure *f)
 	return st.s.mask ? 10 : 0;
 }
 
-/* In a process of its own, as rights are lost that cannot be taken back */
+/* Fail in a child, which drops rights for good */
 static int fail_one_in_child(struct _test_data_dev *d, const struct failure *f)
 {
 	int status;
@@ -669,7 +669,7 @@ static int fail_one_in_child(struct _test_data_dev *d, const struct failure *f)
 	return WEXITSTATUS(status);
 }
 
-/* Twice each, as each success makes of an attached queue a detached one */
+/* Twice each: every success attaches or detaches the queue */
 TEST_F_TIMEOUT(dev, all_or_nothing, 300)
 {
 	unsigned int i, twice, done = 0, kinds = 0;
@@ -685,7 +685,7 @@ TEST_F_TIMEOUT(dev, all_or_nothing, 300)
 			ASSERT_EQ(0, take_snapshot(self, &self->before));
 			kinds |= 1 << !!(self->before.of[self->me].s.queue.flags
 					 & ATTACHED);
-			/* Whatever was left out before */
+			/* Set the group that failed before, too */
 			ASSERT_EQ(0, set_valid(self, self->round, settable() &
 					       ~TUN_STATE_QUEUE));
 			self->round++;
@@ -699,7 +699,7 @@ TEST_F_TIMEOUT(dev, all_or_nothing, 300)
 				       (long long)f->change.group);
 			}
 			done++;
-			/* The next one begins with a carrier that can be had */
+			/* With a queue the carrier can change again */
 			if (f->how == NO_QUEUE)
 				ASSERT_EQ(0, tun_set_queue(self->fd[0],
 							   IFF_ATTACH_QUEUE));
@@ -711,9 +711,9 @@ TEST_F_TIMEOUT(dev, all_or_nothing, 300)
 	EXPECT_LT(100, done);
 }
 
-/* With a queue detached a device can be full, and the queue comes back still.
- * The one limit of tun_attach() that is left for it is IFF_MULTI_QUEUE, which
- * is fixed, and without which no queue is detached.
+/* A detached queue still counts, so it can be attached again when the device is
+ * full. The other limit of tun_attach() is IFF_MULTI_QUEUE, which a device with
+ * a detached queue has.
  */
 TEST_F_TIMEOUT(dev, attach_when_full, 120)
 {

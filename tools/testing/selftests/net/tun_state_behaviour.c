@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What TUNGETSTATE reports of one device and TUNSETSTATE restores on another
- * one is in force there: each group is set on the old device by the older
- * interfaces, and seen on the new one by what becomes of packets.
+ * Effect of a restored state on packets: set each group on an old device with
+ * the older interfaces, carry it over to a new one with TUNGETSTATE and
+ * TUNSETSTATE, and look at the packets of the new device. tun_state_groups
+ * compares values instead.
  */
 #include <grp.h>
 #include <limits.h>
@@ -38,14 +39,14 @@ struct pair {
 	struct state st;
 };
 
-/* Packets may wait on their way to the device, or be there when send() returns */
+/* With @direct, packets are in the ring of the device when send() returns */
 static int sock_direct(int sock, int direct)
 {
 	return setsockopt(sock, SOL_PACKET, PACKET_QDISC_BYPASS, &direct,
 			  sizeof(direct));
 }
 
-/* Two devices that nothing has been done to; the new one is up */
+/* Two devices with defaults; the new one is up */
 static const char *pair_make(struct pair *p, unsigned int flags,
 			     unsigned int queues)
 {
@@ -78,7 +79,7 @@ static void pair_close(struct pair *p)
 	unsigned int i, q;
 
 	for (i = 0; i < 2; i++) {
-		/* Faster than queue by queue */
+		/* Delete the device: faster than queue by queue */
 		netdev_delete(p->name[i]);
 		for (q = 0; q < p->queues; q++)
 			close(p->fd[i][q]);
@@ -103,7 +104,7 @@ static void pair_close(struct pair *p)
 		EXPECT_EQ(group, ST.failed);				\
 		EXPECT_TRUE(state_unchanged(NEW_FD, &_before));		\
 	} while (0)
-/* From one queue of the old device to the same of the new one */
+/* Carry groups over from a queue of the old device to the new one */
 #define RESTORE_QUEUE(i, groups)					\
 	do {								\
 		int _q = (i);						\
@@ -118,7 +119,7 @@ static void pair_close(struct pair *p)
 	} while (0)
 #define RESTORE(groups) RESTORE_QUEUE(0, groups)
 
-/* The length of what a packet sent to the device is read as, or -1 */
+/* The length that a packet sent to the device has for the reader, or -1 */
 static int pass(struct pair *p, int queue, const void *packet, size_t len,
 		void *data, size_t room)
 {
@@ -127,9 +128,7 @@ static int pass(struct pair *p, int queue, const void *packet, size_t len,
 	return read(p->fd[NEW][queue], data, room);
 }
 
-/* Whether such a packet with a mark is read as it is, behind what there may be
- * in front of it
- */
+/* True if a marked packet is read unchanged, behind its headers */
 static bool mark_passes(struct pair *p, int queue, int mark)
 {
 	unsigned char frame[FRAME_SIZE], buf[2 * FRAME_SIZE];
@@ -141,7 +140,7 @@ static bool mark_passes(struct pair *p, int queue, int mark)
 	       !memcmp(buf + n - FRAME_SIZE, frame, FRAME_SIZE);
 }
 
-/* Whether one that is written to the device gets to the host */
+/* True if a packet that is written to the device reaches the host */
 static bool mark_received(struct pair *p, int queue, int mark)
 {
 	struct pollfd pfd = { .fd = p->sock, .events = POLLIN };
@@ -215,7 +214,7 @@ FIXTURE_TEARDOWN(dev)
 	pair_close(&self->p);
 }
 
-/* It is another device: nothing is restored there along with the identity */
+/* Another device has another identity: nothing is restored */
 TEST_F(dev, identity_of_another)
 {
 	ASSERT_EQ(0, ioctl(OLD_FD, TUNSETOWNER, 1234));
@@ -224,7 +223,7 @@ TEST_F(dev, identity_of_another)
 		  TUN_STATE_IDENTITY);
 }
 
-/* What is in front of a packet, both ways */
+/* Headers in front of a packet, in both directions */
 static void expect_headers(struct __test_metadata *_metadata, struct pair *p,
 			   unsigned int flags, size_t vnet_size)
 {
@@ -295,7 +294,7 @@ TEST_F(dev, flags_persist)
 	}
 }
 
-/* Those that make no difference to a packet */
+/* Flags without an effect on packets */
 TEST_F(dev, flags_others)
 {
 	unsigned int napi = IFF_NAPI;
@@ -311,7 +310,7 @@ TEST_F(dev, flags_others)
 	ASSERT_EQ(0, ioctl(NEW_FD, TUNGETIFF, &ifr));
 	EXPECT_EQ(variant->flags | IFF_ONE_QUEUE | napi,
 		  (uint16_t)ifr.ifr_flags);
-	/* They are the device's: the queue has none */
+	/* NAPI of the device: the queue has none */
 	EXPECT_TRUE(mark_received(&self->p, 0, 1));
 	GET(NEW_FD, TUN_STATE_QUEUE);
 	EXPECT_EQ(0, ST.queue.flags & (TUN_STATE_QUEUE_NAPI |
@@ -330,7 +329,7 @@ static int send_marks(struct pair *p, int from, int to)
 	return 0;
 }
 
-/* The mark of the next packet, which may be on its way, or -1 */
+/* Wait for the next packet and return its mark, or -1 */
 static int next_mark(struct pair *p, int queue)
 {
 	struct pollfd pfd = { .fd = p->fd[NEW][queue], .events = POLLIN };
@@ -362,7 +361,7 @@ static int ring_len(int fd)
 		EXPECT_LT(_i, 200);					\
 	} while (0)
 
-/* A full ring holds packets back instead of having them dropped */
+/* IFF_BACKPRESSURE: a full ring holds packets back instead of dropping them */
 TEST_F(dev, flags_backpressure)
 {
 	struct ifreq ifr = { .ifr_qlen = 4 };
@@ -386,7 +385,7 @@ TEST_F(dev, flags_backpressure)
 	ASSERT_EQ(0, send_marks(p, 0, 6));
 	WAIT_FOR(tx_dropped(p->name[NEW]) == 2);
 
-	/* With a ring that is full already: the first packet notices */
+	/* The ring is full already: the next packet stops the queue */
 	RESTORE(TUN_STATE_FLAGS);
 	ASSERT_EQ(0, send_marks(p, 6, 8));
 	WAIT_FOR(tx_dropped(p->name[NEW]) == 3);
@@ -394,7 +393,7 @@ TEST_F(dev, flags_backpressure)
 		EXPECT_EQ(i, next_mark(p, 0));
 	EXPECT_EQ(7, next_mark(p, 0));
 
-	/* All wait, none is dropped, and the order stays */
+	/* All packets wait, none is dropped, and they stay in order */
 	for (mark = 10; mark < 20; mark += 6) {
 		ASSERT_EQ(0, send_marks(p, mark, mark + 6));
 		WAIT_FOR(ring_len(NEW_FD) == 4);
@@ -403,7 +402,7 @@ TEST_F(dev, flags_backpressure)
 		EXPECT_EQ(3, tx_dropped(p->name[NEW]));
 	}
 
-	/* Switched off with a queue that is stopped: it must go on */
+	/* Switch the flag off: a stopped queue must go on */
 	ASSERT_EQ(0, send_marks(p, 30, 36));
 	WAIT_FOR(ring_len(NEW_FD) == 4);
 	GET(NEW_FD, TUN_STATE_FLAGS);
@@ -456,8 +455,8 @@ TEST_F(dev, link_tuning)
 	EXPECT_TRUE(mark_received(&self->p, 0, 1));
 }
 
-/* Who does not fit into the send buffer must wait: a buffer of two bytes cannot
- * be written to, as even an empty socket counts one, and half is kept free
+/* A full send buffer blocks the writer. With two bytes it is always full: an
+ * empty socket counts as one, and half is kept free.
  */
 TEST_F(dev, sndbuf)
 {
@@ -503,7 +502,7 @@ TEST_F(dev, filter)
 		EXPECT_EQ(len[i] ?: -1, pass(&self->p, 0, frame, FRAME_SIZE,
 					     buf, sizeof(buf)));
 	}
-	/* And none */
+	/* Restore no program */
 	ASSERT_EQ(0, ioctl(OLD_FD, TUNSETFILTEREBPF, &none));
 	RESTORE(TUN_STATE_FILTER);
 	EXPECT_TRUE(mark_passes(&self->p, 0, 1));
@@ -700,7 +699,7 @@ static ssize_t vnet_send(int sock, const struct virtio_net_hdr *hdr,
 	       (ssize_t)sizeof(*hdr);
 }
 
-/* The length without the header, or -1. The packet is on its way. */
+/* Wait for a packet and return its length without the header, or -1 */
 static int vnet_read(int fd, struct virtio_net_hdr *hdr, struct packet *pkt)
 {
 	struct pollfd pfd = { .fd = fd, .events = POLLIN };
@@ -719,7 +718,7 @@ static int vnet_read(int fd, struct virtio_net_hdr *hdr, struct packet *pkt)
 	return n;
 }
 
-/* Which byte order the fields of the header have */
+/* The byte order of the header */
 TEST_F(tap, vnet_byte_order)
 {
 	int sock = vnet_socket(self->p.name[NEW]), off = 0, on = 1, n;
@@ -767,7 +766,7 @@ TEST_F(tap, vnet_byte_order)
 	close(sock);
 }
 
-/* Whether it is TUN_F_CSUM or the host that has to complete a checksum */
+/* With TUN_F_CSUM the reader completes a checksum, without it the host */
 TEST_F(tap, offload_csum)
 {
 	static const int proto[] = { IPPROTO_TCP, IPPROTO_UDP };
@@ -805,7 +804,7 @@ TEST_F(tap, offload_csum)
 
 static const struct gso {
 	const char *what;
-	uint32_t needs;		/* besides TUN_F_CSUM */
+	uint32_t needs;		/* other offloads than TUN_F_CSUM */
 	bool v6;
 	int proto;
 	int type;
@@ -861,7 +860,7 @@ static void expect_segments(struct __test_metadata *_metadata,
 	EXPECT_EQ(-1, read(p->fd[NEW][0], &got, sizeof(got)));
 }
 
-/* A large packet arrives as it is, or in segments */
+/* A large packet arrives whole or in segments */
 TEST_F(tap, offload_segmentation)
 {
 	int sock = vnet_socket(self->p.name[NEW]);
@@ -883,7 +882,7 @@ TEST_F(tap, offload_segmentation)
 						&gso[j], offload);
 		}
 	}
-	/* All that this header can tell, the checksum only, and none */
+	/* All offloads of this header, the checksum only, and none */
 	supported &= ~(TUN_F_UFO | TEST_F_TUNNEL_GSO | TEST_F_TUNNEL_GSO_CSUM);
 	for (i = 0; i < 3; i++) {
 		offload = i ? 0 : supported;
@@ -900,7 +899,7 @@ TEST_F(tap, offload_segmentation)
 	close(sock);
 }
 
-/* These make a difference to packets of a tunnel, and want a larger header */
+/* Offloads of tunnels, which need a larger header */
 TEST_F(tap, offload_tunnel)
 {
 	static const uint32_t tunnel[] = {
@@ -931,7 +930,7 @@ TEST_F(tap, offload_tunnel)
 
 /* txfilter */
 
-/* As drivers compute it, who know no table */
+/* The Ethernet CRC, computed bit by bit */
 static unsigned int address_hash(const unsigned char *addr)
 {
 	uint32_t crc = 0xffffffff;
@@ -1024,7 +1023,7 @@ TEST_F(tap, txfilter_exact)
 	addr[5]++;
 	EXPECT_FALSE(address_passes(&self->p, addr));
 
-	/* Fewer of them: what is left of the others does not count */
+	/* Fewer addresses: the remains of the others have no effect */
 	list.head.count = 2;
 	ASSERT_EQ(2, ioctl(OLD_FD, TUNSETTXFILTER, &list));
 	RESTORE(TUN_STATE_TXFILTER);
@@ -1075,7 +1074,7 @@ TEST_F(tap, txfilter_allmulti)
 	EXPECT_FALSE(unicast_passes(&self->p, 11));
 }
 
-/* The kernel turns the filter off, and that is what is restored */
+/* The kernel turns the filter off; TUNSETSTATE restores it as off */
 TEST_F(tap, txfilter_ninth_unicast)
 {
 	struct address_list list = {};
@@ -1173,7 +1172,7 @@ TEST_F(tap, sockfilter)
 	EXPECT_EQ(self->p.flags & ~IFF_NO_PI,
 		  ifr.ifr_flags & ~IFF_NO_PI);
 
-	/* What the program was read from does not matter any more */
+	/* Overwrite the memory that the program was read from */
 	memset(&self->p.st, 0xff, sizeof(self->p.st));
 	GET(NEW_FD, TUN_STATE_SOCKFILTER);
 	EXPECT_EQ(ARRAY_SIZE(by_mark), ST.sockfilter.count);
@@ -1183,7 +1182,7 @@ TEST_F(tap, sockfilter)
 	ASSERT_EQ(0, tun_detach_filter(OLD_FD));
 	RESTORE(TUN_STATE_SOCKFILTER);
 	expect_by_mark(_metadata, &self->p, 0, false);
-	/* As TUNDETACHFILTER leaves it */
+	/* The state after TUNDETACHFILTER */
 	ASSERT_EQ(0, ioctl(NEW_FD, TUN_GET_FILTER, &fprog));
 	EXPECT_EQ(ARRAY_SIZE(by_mark), fprog.len);
 }
@@ -1207,7 +1206,7 @@ TEST_F(tap, sockfilter_room)
 		EXPECT_EQ((uintptr_t)self->p.st.insns, ST.sockfilter.insns);
 		EXPECT_EQ(0, memcmp(none, self->p.st.insns, sizeof(none)));
 	}
-	/* What was returned is what it takes */
+	/* The returned size is enough */
 	ASSERT_EQ(0, ioctl(NEW_FD, TUNGETSTATE, &ST));
 	EXPECT_EQ(0, memcmp(by_mark, self->p.st.insns, sizeof(by_mark)));
 	ST.sockfilter.insns = 8;
@@ -1269,7 +1268,7 @@ TEST_F(tap, sockfilter_invalid)
 	EXPECT_EQ(before.insns, after.insns);
 }
 
-/* A queue is charged for a program that is set, and is not after */
+/* A queue is charged for a program while it has it */
 TEST_F_TIMEOUT(tap, sockfilter_charge, 300)
 {
 	static struct sock_filter insns[BPF_MAXINSNS];
@@ -1312,7 +1311,7 @@ TEST_F_TIMEOUT(tap, sockfilter_charge, 300)
 		ASSERT_EQ(0, SET_LONG(0));
 	}
 	EXPECT_EQ(ENOMEM, SET_LONG(high));
-	/* TUNATTACHFILTER sees it the same way */
+	/* TUNATTACHFILTER has the same limit */
 	insns[low - 1] = (struct sock_filter)BPF_STMT(BPF_RET, 0xffff);
 	EXPECT_EQ(0, tun_attach_filter(NEW_FD, insns, low));
 	EXPECT_EQ(ENOMEM, SET_LONG(low / 3));
@@ -1324,7 +1323,7 @@ TEST_F_TIMEOUT(tap, sockfilter_charge, 300)
 #undef SET_LONG
 }
 
-/* The program itself cannot be restored, and is not touched */
+/* xdp: TUNSETSTATE cannot restore the program, and leaves it alone */
 TEST_F(tap, xdp)
 {
 	int prog = prog_load(BPF_PROG_TYPE_XDP, XDP_DROP);
@@ -1386,7 +1385,7 @@ FIXTURE_TEARDOWN(queues)
 	pair_close(&self->p);
 }
 
-/* Opened by somebody else, who has the file from root */
+/* Open a queue as another user, with a file from root */
 static int attach_as(const struct pair *p, uid_t uid, gid_t gid)
 {
 	struct ifreq ifr = { .ifr_flags = p->flags };
@@ -1419,7 +1418,7 @@ TEST_F(queues, owner)
 	EXPECT_EQ(EPERM, attach_as(&self->p, 1234, 1));
 	EXPECT_EQ(EPERM, attach_as(&self->p, 1235, 5678));
 
-	/* What the older ioctls cannot say */
+	/* An owner that the older ioctls cannot set */
 	ST.owner.uid = -1;
 	SET(OLD_FD, TUN_STATE_OWNER);
 	RESTORE(TUN_STATE_OWNER);
@@ -1492,7 +1491,7 @@ TEST_F(queues, steering)
 		close(prog);
 		EXPECT_EQ(q % QUEUES, mark_queue(&self->p, 1));
 
-		/* Taken away, and brought back by its id */
+		/* Remove the program, and restore it by its id */
 		GET(NEW_FD, TUN_STATE_STEERING);
 		ASSERT_EQ(0, ioctl(NEW_FD, TUNSETSTEERINGEBPF, &none));
 		ASSERT_LE(0, mark_queue(&self->p, 1));
@@ -1501,7 +1500,7 @@ TEST_F(queues, steering)
 	}
 }
 
-/* Which queues have the program, and which do not */
+/* Queues with and without the program */
 TEST_F(queues, sockfilter_per_queue)
 {
 	const uint64_t groups = TUN_STATE_SOCKFILTER | TUN_STATE_QUEUE;
@@ -1509,17 +1508,17 @@ TEST_F(queues, sockfilter_per_queue)
 	int prog, q, round;
 
 	ASSERT_EQ(0, tun_attach_filter(OLD_FD, by_mark, ARRAY_SIZE(by_mark)));
-	/* One that is attached with IFF_NO_PI has none */
+	/* A queue that is attached with IFF_NO_PI has none */
 	close(self->p.fd[OLD][3]);
 	self->p.fd[OLD][3] = tun_queue(self->p.name[OLD], variant->flags);
 	ASSERT_GE(self->p.fd[OLD][3], 0);
-	/* And one that it is taken from */
+	/* Take it from another queue */
 	GET(self->p.fd[OLD][1], TUN_STATE_QUEUE);
 	EXPECT_EQ(has, ST.queue.flags & has);
 	ST.queue.flags &= ~has;
 	SET(self->p.fd[OLD][1], TUN_STATE_QUEUE);
 
-	/* The first one brings the program, and has it or not */
+	/* The first queue brings the program, and has it or not */
 	for (round = 0; round < 2; round++) {
 		ASSERT_EQ(0, tun_detach_filter(NEW_FD));
 		for (q = 0; q < QUEUES; q++)
@@ -1532,7 +1531,7 @@ TEST_F(queues, sockfilter_per_queue)
 		}
 	}
 
-	/* Given to one that has none */
+	/* Give it to a queue that has none */
 	GET(self->p.fd[NEW][3], TUN_STATE_QUEUE);
 	EXPECT_EQ(0, ST.queue.flags & has);
 	ST.queue.flags |= has;
@@ -1548,7 +1547,7 @@ TEST_F(queues, sockfilter_per_queue)
 	ST.queue.flags &= ~has;
 	SET(NEW_FD, groups);
 	expect_by_mark(_metadata, &self->p, 3, false);
-	/* There is nothing that a queue could be given */
+	/* The device has no program to give to a queue */
 	ST.queue.flags |= has;
 	SET_FAILS(EINVAL, TUN_STATE_QUEUE, TUN_STATE_QUEUE);
 }
@@ -1557,8 +1556,8 @@ TEST_F(queues, sockfilter_per_queue)
 
 #define FLOWS ARRAY_SIZE(((FIXTURE_DATA(queues) *)0)->hash)
 
-/* A flow is known to the device by the packets that are written, and used for
- * those that come back
+/* A device learns a flow from packets that are written to it, and steers the
+ * packets of that flow to the same queue
  */
 static void flow_packet(struct packet *pkt, unsigned int flow, bool back)
 {
@@ -1596,7 +1595,7 @@ static int flow_queue(struct pair *p, unsigned int flow)
 	return only_queue(p);
 }
 
-/* And without knowing the flow: as reciprocal_scale() */
+/* The queue of an unknown flow: reciprocal_scale() */
 static int default_queue(uint32_t hash)
 {
 	return (uint64_t)hash * QUEUES >> 32;
@@ -1633,8 +1632,8 @@ static struct tun_state_flow *find_flow(struct state *st, uint32_t hash)
 		}							\
 	} while (0)
 
-/* A flow that is not used goes after some seconds, so whoever looks at flows
- * must see whether they are still there at the end, or else start again.
+/* An unused flow expires after some seconds: a test must check that its flows
+ * are still there at the end, or else start again.
  */
 #define RETRIES 20
 
@@ -1653,7 +1652,7 @@ static void set_flows(struct state *st, const uint32_t *hash,
 	}
 }
 
-/* SET flows on the new device and see where the packets of all flows go */
+/* Set flows on the new device and check the queues of their packets */
 static int flow_queues(struct pair *p, const uint32_t *hash, const int *queue,
 		       int *seen)
 {
@@ -1709,7 +1708,7 @@ TEST_F(queues, flows)
 	}
 }
 
-/* What is there already may stay, change its queue, or go */
+/* A flow of the device may stay, change its queue, or go */
 TEST_F(queues, flows_replace)
 {
 	int queue[FLOWS], seen[FLOWS];
@@ -1732,7 +1731,7 @@ TEST_F(queues, flows_replace)
 		}
 	}
 
-	/* None at all */
+	/* No flows at all */
 	for (f = 0; f < FLOWS; f++)
 		queue[f] = -1;
 	ASSERT_EQ(0, flow_queues(&self->p, self->hash, queue, seen));
@@ -1740,7 +1739,7 @@ TEST_F(queues, flows_replace)
 		EXPECT_EQ(default_queue(self->hash[f]), seen[f]);
 }
 
-/* A flow may be of a queue that has gone */
+/* The queue of a flow may have gone */
 TEST_F(queues, flows_of_no_queue)
 {
 	int queue[FLOWS], seen[FLOWS];
@@ -1754,7 +1753,7 @@ TEST_F(queues, flows_of_no_queue)
 		EXPECT_EQ(0, seen[f]);
 }
 
-/* A restored flow is learned anew by a packet, and remembers its age */
+/* A restored flow keeps its age, and a packet renews it */
 TEST_F(queues, flows_age)
 {
 	struct tun_state_flow *old, *used;
@@ -1788,8 +1787,8 @@ TEST_F(queues, flows_age)
 	EXPECT_LT(used->age_ms, old->age_ms);
 }
 
-/* One that is too old goes, one that is in use does not. In the second round
- * nobody has looked after flows before, because there were none.
+/* An old flow expires, a flow in use does not. In the second round the timer
+ * has to be started, because the table was empty.
  */
 TEST_F(queues, flows_too_old)
 {
@@ -1882,7 +1881,7 @@ TEST_F(queues, flows_invalid)
 	ST.flows.count = 1;
 	ASSERT_EQ(EFAULT, state_set(NEW_FD, groups, &self->p.st));
 
-	/* As many as there can be */
+	/* The largest table */
 	ST.flows.flows = (uintptr_t)many;
 	ST.flows.count = 4096;
 	SET(NEW_FD, TUN_STATE_FLOWS);
@@ -1894,7 +1893,7 @@ TEST_F(queues, flows_invalid)
 
 #define ATTACHED TUN_STATE_QUEUE_ATTACHED
 
-/* Detach and attach some of the old device's queues */
+/* Detach and attach some queues of the old device */
 static int scramble(struct pair *p, unsigned int seed)
 {
 	static const int moves[][8] = {
@@ -1918,7 +1917,7 @@ static int scramble(struct pair *p, unsigned int seed)
 	return 0;
 }
 
-/* In ascending order of the index, first the attached ones, each file its own */
+/* Restore the attached queues in ascending order, then the detached ones */
 #define RESTORE_ORDER()							\
 	do {								\
 		struct state _q[QUEUES];				\
@@ -1976,7 +1975,7 @@ TEST_F(queues, queue_order)
 		EXPECT_EQ(attached, li.queues);
 		EXPECT_EQ(QUEUES - attached, li.disabled);
 
-		/* Packets know the order, too */
+		/* Packets are steered by this order, too */
 		ASSERT_TRUE(!attached ||
 			    netdev_running(self->p.name[NEW], true));
 		for (q = 0; q < QUEUES; q++) {
@@ -1999,7 +1998,7 @@ TEST_F(queues, queue_order)
 	EXPECT_LT(5, seed);
 }
 
-/* The flows go along with the index that they have */
+/* Flows belong to the index, not to the queue that had it */
 TEST_F(queues, queue_swap_flows)
 {
 	int queue[FLOWS], seen[FLOWS];
@@ -2040,7 +2039,7 @@ TEST_F(queues, queue_beyond)
 	SET_FAILS(EINVAL, groups, TUN_STATE_QUEUE);
 }
 
-/* NAPI is a queue's from when it is made: it takes the same kind of queue */
+/* NAPI is fixed when a queue is made: the new queue must be of the same kind */
 TEST_F(queues, queue_napi_mismatch)
 {
 	char name[IFNAMSIZ] = "other";
@@ -2058,7 +2057,7 @@ TEST_F(queues, queue_napi_mismatch)
 	close(fd);
 }
 
-/* A queue takes the place of one that is full: what waits there goes on */
+/* A queue takes the place of a full one: packets that wait for it go on */
 TEST_F(queues, queue_swap_stopped)
 {
 	struct ifreq ifr = { .ifr_qlen = 4 };
@@ -2089,13 +2088,13 @@ TEST_F(queues, queue_swap_stopped)
 	for (i = 0; i < 4; i++)
 		EXPECT_EQ(i, next_mark(p, 1));
 	EXPECT_EQ(0, tx_dropped(p->name[NEW]));
-	/* Nothing wakes a queue that is somewhere else now */
+	/* No reader wakes the queue at the old index any more */
 	ASSERT_EQ(0, send_marks(p, 10, 12));
 	for (i = 10; i < 12; i++)
 		EXPECT_EQ(i, next_mark(p, 3));
 }
 
-/* Queues change places while packets come: none is lost */
+/* Queues swap places while packets arrive: none is lost */
 TEST_F(queues, queue_swap_traffic)
 {
 	const int packets = 4000;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Each allocation and each copy to or from user space fails once, in each call
- * that changes or reports the state of a device: the call succeeds or says
- * ENOMEM or EFAULT, after an error everything is as before, and nothing leaks.
+ * Injected faults: each allocation and each copy to or from user space fails
+ * once, in each call that reports or changes the state of a device. The call
+ * succeeds or returns ENOMEM or EFAULT, after an error the state is the one
+ * from before, and nothing leaks. tun_state_all_or_nothing is about all other
+ * errors.
  *
  * For a kernel with fault injection and kmemleak.
  */
@@ -16,7 +18,7 @@
 #define ATTACHED TUN_STATE_QUEUE_ATTACHED
 #define HAS_FILTER TUN_STATE_QUEUE_SOCKFILTER
 #define NR_FLOWS 3
-/* More than any call has: there is no end to the failures then */
+/* More than any call has: beyond it, the failures would never end */
 #define MAX_POINTS 3000
 
 static char name[IFNAMSIZ] = "dev0", other[IFNAMSIZ] = "dev1";
@@ -24,7 +26,7 @@ static int fds[NR_FDS];
 static int progs[2];
 static struct tun_state_prog descs[2];
 static struct state initial;
-/* What is there already would not become younger when it is set again */
+/* Each change uses new flows: to set a known one does not renew it */
 static uint64_t flows_time;
 static unsigned int flows_nr;
 
@@ -44,8 +46,8 @@ static void arm(unsigned int n)
 		ksft_exit_fail_perror("fail-nth");
 }
 
-/* Whether the n-th failure has come. What remains of the count may run out in
- * the calls here, which is as good.
+/* True if the n-th failure has happened. The rest of the count may also run out
+ * in the calls here.
  */
 static bool disarm(void)
 {
@@ -66,7 +68,7 @@ static struct knob {
 	const char *value;
 	char saved[16];
 } knobs[] = {
-	/* Nearly all allocations may sleep */
+	/* Nearly all allocations may sleep: fail these, too */
 	{ DEBUGFS "failslab/ignore-gfp-wait", "N" },
 	{ DEBUGFS "failslab/cache-filter", "N" },
 	{ DEBUGFS "failslab/verbose", "0" },
@@ -155,7 +157,7 @@ static bool is_unchanged(struct state before[NR_FDS])
 	for (i = 0; i < NR_FDS; i++) {
 		if (state_snapshot(fds[i], &now))
 			return false;
-		/* They go by themselves after 3 s */
+		/* Flows expire after 3 s */
 		if (now_ms() - flows_time > 2000) {
 			state_drop_flows(&before[i]);
 			state_drop_flows(&now);
@@ -166,19 +168,19 @@ static bool is_unchanged(struct state before[NR_FDS])
 	return true;
 }
 
-/* Calls that faults come upon. They return 0 or an errno. */
+/* Calls with faults. They return 0 or an errno. */
 
 struct call {
 	const char *name;
-	/* Without faults, when the first state is there */
+	/* Without faults, after the first state is set */
 	bool (*prepare)(const struct call *c);
 	int (*run)(const struct call *c);
-	/* Without faults; err as above */
+	/* Without faults; err is the result of the call */
 	bool (*after)(const struct call *c, int err);
-	int from;		/* the state to begin with */
+	int from;		/* the state at the start */
 	uint64_t mask;
-	unsigned int points;	/* known ones; debugging has its own */
-	bool no_error;		/* there is none that it could return */
+	unsigned int points;	/* at least; debugging adds its own */
+	bool no_error;		/* the call cannot return an error */
 };
 
 static struct state st;
@@ -189,7 +191,7 @@ static int run_get(const struct call *c)
 	return ioctl(fds[0], TUNGETSTATE, &st.s) ? errno : 0;
 }
 
-/* The file has captured one program before, and now there is another one */
+/* The file has captured one program, and the device now has another */
 static bool prepare_get(const struct call *c)
 {
 	if (ioctl(fds[1], TUNSETSTEERINGEBPF, &progs[0]) ||
@@ -215,7 +217,7 @@ static int set_by_id(uint64_t group, int nr)
 	return state_set(fds[0], group, &by_id);
 }
 
-/* Whether what can be set by its id is the program that was captured */
+/* True if program @yes can be set by its id, and program @no cannot */
 static bool captured(uint64_t group, int yes, int no)
 {
 	int none = -1;
@@ -378,9 +380,7 @@ static bool after_close_last(const struct call *c, int err)
 	return netdev_index(other) < 0;
 }
 
-/* Makes the n-th fault happen in a call, for each n that there is. Returns
- * false when something was wrong.
- */
+/* Inject the n-th fault into a call, for each n. Return false on a failure. */
 static bool inject(const struct call *c, unsigned int *faults,
 		   unsigned int *errors)
 {
@@ -396,7 +396,7 @@ static bool inject(const struct call *c, unsigned int *faults,
 				       strerror(errno));
 			return false;
 		}
-		/* Captures programs, which is what the others are about */
+		/* Capture the programs */
 		if (c->run != run_get)
 			for (i = 0; i < NR_FDS; i++)
 				if (state_snapshot(fds[i], &before[i]))
@@ -429,8 +429,8 @@ static bool inject(const struct call *c, unsigned int *faults,
 	return n < MAX_POINTS;
 }
 
-/* First without the failures of whole pages, that come and go with the state of
- * the caches: this is when each allocation has its turn
+/* Fail each allocation in turn. First exclude allocations of whole pages, whose
+ * number depends on the state of the caches.
  */
 static void test(const struct call *c)
 {
@@ -448,10 +448,10 @@ static void test(const struct call *c)
 			 errors, c->points);
 }
 
-/* Allocations and copies of each group that every kernel has */
+/* The least number of allocations and copies of each group, on any kernel */
 static unsigned int points_of(uint64_t mask, bool get, bool check)
 {
-	/* The struct, in and out, and what the call keeps it in */
+	/* The copies of the struct, in and out, and struct tun_state_call */
 	unsigned int n = 3;
 
 	if (mask & TUN_STATE_SOCKFILTER)
@@ -534,7 +534,7 @@ static const struct call others[] = {
 
 #define KMEMLEAK DEBUGFS "kmemleak"
 
-/* Prints those that tun has to do with. Returns their number, or -1. */
+/* Print the leaks of tun. Return their number, or -1. */
 static int leaks(void)
 {
 	char line[512], object[8192] = "";
@@ -543,7 +543,7 @@ static int leaks(void)
 	FILE *f;
 
 	for (i = 0; i < 2; i++) {
-		/* Young objects are not looked at */
+		/* kmemleak ignores young objects */
 		sleep(6);
 		f = fopen(KMEMLEAK, "w");
 		if (!f || fputs("scan", f) < 0 || fclose(f))
@@ -594,7 +594,7 @@ static void open_devices(void)
 		ksft_exit_fail_perror("no device");
 }
 
-/* What is left of all the calls */
+/* Look for memory that the calls have leaked */
 static bool close_devices(void)
 {
 	int i;
@@ -648,7 +648,7 @@ int main(void)
 	if (access(KMEMLEAK, W_OK))
 		ksft_exit_skip("no kmemleak\n");
 
-	/* 15 groups alone, all; all and the queue the other way round */
+	/* Each of 15 groups, all; all and the queue the other way round */
 	ksft_set_plan(3 * (15 + 1) + 2 + ARRAY_SIZE(others) + 2);
 	open_devices();
 	test_all_three(ALL_GROUPS);

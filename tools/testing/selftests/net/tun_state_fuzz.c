@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Random calls of TUNGETSTATE and TUNSETSTATE that know what the argument looks
- * like, on files of all kinds, with random other ioctls in between. An answer
- * must be one that the documentation has, nothing but the answer is written,
- * and an error changes nothing.
+ * Random calls of TUNGETSTATE and TUNSETSTATE, valid and invalid, on files of
+ * all kinds, with random other ioctls in between. Each answer is a documented
+ * one, nothing else is written, and an error changes nothing.
+ * tun_state_property sets valid states only, and compares the result.
  *
- * TUN_STATE_CALLS is the number of calls, TUN_STATE_SEED where they start: the
- * same seed gives the same calls, but for what the kernel reports (program ids,
- * ages of flows) and is fed back to it. TUN_STATE_VERIFY=1 compares the device
- * before and after every call that fails instead of a few of them.
+ * TUN_STATE_CALLS is the number of calls, TUN_STATE_SEED the seed. Equal seeds
+ * make equal calls, except for values that the kernel has reported before
+ * (program ids, ages of flows). TUN_STATE_VERIFY=1 compares the device before
+ * and after every failing call instead of a few of them.
  */
 #include <time.h>
 
@@ -27,12 +27,12 @@ enum call { GET, SET, CHECK, NR_CALLS };
 
 static const char * const call_names[] = { "GET", "SET", "CHECK" };
 
-/* Where an argument and what it points to lie: pages that must not be touched
- * are around each area, and what is not used of it has a pattern.
+/* Memory of an argument and its user buffers: each area lies between pages that
+ * must not be touched, and its unused part holds a pattern.
  */
 enum area { ARG, INSNS, FLOWS, QUEUES, NR_AREAS };
 
-/* Only for where its members are */
+/* Template: gives the place and the size of a field */
 static const struct tun_state t;
 
 static const struct field {
@@ -74,7 +74,7 @@ static const struct field {
 	FIELD(t.queues.detached, 14),
 };
 
-/* A call and how it ended, to count the different ones */
+/* A kind of call and its result, to count the different ones */
 struct ending {
 	enum call call;
 	int err;
@@ -94,7 +94,7 @@ static struct {
 	int home, other;		/* network namespaces */
 
 	char *memory;			/* NR_AREAS times AREA, with gaps */
-	char *before;			/* the same */
+	char *before;			/* copy of the memory */
 	char *area[NR_AREAS];
 
 	struct state corpus[CORPUS];
@@ -110,10 +110,10 @@ static struct {
 	enum call call;
 	int fd;
 	size_t size;
-	char *argp;			/* where the kernel is told it is */
-	bool readable, writable;	/* all of it */
+	char *argp;			/* address passed to the kernel */
+	bool readable, writable;	/* the whole argument */
 	bool overlap;			/* buffers lie in the argument */
-	struct state st;		/* argument and buffers, to be put */
+	struct state st;		/* argument and buffers to copy there */
 	uint64_t mask;
 	unsigned char tail;		/* the last byte of a long struct */
 } c;
@@ -182,7 +182,7 @@ static const char *pick_name(void)
 	return names[pick(NAMES)];
 }
 
-/* Somewhere else than where a buffer or an argument belongs */
+/* An address outside the area of a buffer or an argument */
 static uint64_t pick_pointer(enum area area)
 {
 	char *start = f.area[area];
@@ -192,7 +192,7 @@ static uint64_t pick_pointer(enum area area)
 		return 0;
 	case 1:
 		return pick(65536);
-	case 2:	/* into a page that is not there */
+	case 2:	/* into an unmapped page */
 		return (uintptr_t)start + AREA - pick(64);
 	case 3:
 		return (uintptr_t)start + AREA;
@@ -224,7 +224,7 @@ static int pick_fd(void)
 	}
 }
 
-/* Other ways to change what is reported */
+/* Other ways to change the state of a device */
 
 static void open_file(unsigned int i)
 {
@@ -248,7 +248,7 @@ static void open_file(unsigned int i)
 		return;
 attach:
 	snprintf(ifr.ifr_name, IFNAMSIZ, "%s", pick_name());
-	/* Half of them on the same one, for several queues */
+	/* Half of the files on one device, for several queues */
 	if (pick(2)) {
 		snprintf(ifr.ifr_name, IFNAMSIZ, "fuzz0");
 		ifr.ifr_flags = IFF_TAP | IFF_MULTI_QUEUE;
@@ -276,7 +276,7 @@ static void other_change(void)
 
 	f.others++;
 	what = pick(24);
-	/* All that takes its time with a device of 256 queues */
+	/* Operations that take long with 256 queues */
 	if (what >= 19 && pick(8))
 		what = pick(19);
 	switch (what) {
@@ -331,7 +331,7 @@ static void other_change(void)
 		      &value);
 		break;
 	case 15:
-		/* They have another length of addresses */
+		/* Link types with another length of addresses */
 		ioctl(fd, TUNSETLINK, pick(2) ? ARPHRD_ETHER : pick(1000));
 		break;
 	case 16:
@@ -349,7 +349,7 @@ static void other_change(void)
 		break;
 	case 18:
 		packet[37] = pick(16);
-		/* One that is detached has an index that XDP warns about */
+		/* XDP warns about the index of a detached queue */
 		if (ioctl(fd, TUNGETIFF, &ifr) ||
 		    ifr.ifr_flags & IFF_DETACH_QUEUE)
 			break;
@@ -417,7 +417,7 @@ static size_t buffer_room(enum area area)
 	       area == FLOWS ? sizeof(c.st.flows) : sizeof(c.st.queues);
 }
 
-/* What the device has, or what was of interest, or nothing of the kind */
+/* A value of the device, an interesting one, or a random one */
 static void pick_base(void)
 {
 	unsigned int i;
@@ -463,7 +463,7 @@ static void pick_mask(void)
 		c.mask = random64() & random64() & ALL_GROUPS;
 		break;
 	}
-	/* What is to be set would nearly always be about another device */
+	/* A random identity would nearly always be another device */
 	if (c.call == SET && pick(8))
 		c.mask &= ~TUN_STATE_IDENTITY;
 	if (!pick(40))
@@ -474,7 +474,7 @@ static void pick_mask(void)
 
 static void set_field(const struct field *field, uint64_t value)
 {
-	/* The machine is a little-endian one, or gets other boundaries */
+	/* On a big-endian machine these are other bits */
 	memcpy((char *)&c.st.s + field_offset(field), &value, field->size);
 }
 
@@ -484,7 +484,7 @@ static void mutate_field(void)
 	uint64_t now = 0;
 	unsigned int i;
 
-	/* Most of the time one that counts */
+	/* Mostly a field of a group in the mask */
 	for (i = 0; i < 20; i++) {
 		field = &fields[pick(ARRAY_SIZE(fields))];
 		if (c.mask & 1ULL << field->group)
@@ -562,7 +562,7 @@ static void mutate_count(void)
 	*count = pick(3) ? *count + pick(3) - 1 : pick_value(*count);
 }
 
-/* Something that could well be set */
+/* A state that TUNSETSTATE may well take */
 static void mutate_well(void)
 {
 	static const unsigned int offloads[] = {
@@ -661,11 +661,11 @@ static void pick_argument(void)
 	if (!pick(60))
 		s->reserved = pick_value(0);
 	s->mask = c.mask;
-	/* With the others, each ioctl writes to the kernel's log */
+	/* Any other message level makes each ioctl write to the kernel's log */
 	s->link.msg_enable &= ~0x1fffU;
 }
 
-/* Put the argument where the kernel will find it */
+/* Copy the argument and its buffers to their areas */
 static void place(void)
 {
 	static const size_t ends[] = {
@@ -692,7 +692,7 @@ static void place(void)
 	if (c.size >= 1 << _IOC_SIZEBITS)
 		c.size = (1 << _IOC_SIZEBITS) - 1;
 	bytes = c.size < AREA ? c.size : AREA;
-	/* So that it ends where the page ends, or starts where it starts */
+	/* Place it at the end or at the start of a page */
 	c.argp = f.area[ARG] + (pick(2) ? AREA - bytes : 0);
 	c.readable = c.size <= AREA;
 	c.writable = c.readable;
@@ -817,7 +817,7 @@ static void check_errno(int err)
 		bad("the mask of what differs", err);
 }
 
-/* Only what the answer consists of may have been written */
+/* Only the answer may have been written */
 static void check_memory(int err)
 {
 	size_t start[NR_AREAS] = {}, end[NR_AREAS] = {}, i, bytes;
@@ -838,7 +838,7 @@ static void check_memory(int err)
 		ptr = *buffer_pointer((struct tun_state *)s, area);
 		if (c.call != GET || !(c.mask & groups_of_buffers[area]))
 			continue;
-		/* One that is elsewhere may reach into this area, or not */
+		/* A buffer elsewhere may reach into this area */
 		if (ptr < (uintptr_t)f.area[area] ||
 		    ptr >= (uintptr_t)f.area[area] + AREA)
 			continue;
@@ -883,7 +883,7 @@ static void check_report(void)
 	size_t offset, size;
 
 	memcpy(s, c.argp, c.size < sizeof(*s) ? c.size : sizeof(*s));
-	/* What has not been asked for */
+	/* Groups outside the mask */
 	for (i = 0; i < ARRAY_SIZE(fields); i++) {
 		offset = field_offset(&fields[i]);
 		size = offset + fields[i].size;
@@ -891,7 +891,7 @@ static void check_report(void)
 		    !all_zero((char *)s + offset, fields[i].size))
 			bad("a group that was not asked for", 0);
 	}
-	/* No call must have brought about what no device can have */
+	/* Limits that no call may exceed */
 	if ((c.mask & TUN_STATE_VNET && s->vnet.hdr_size < 10) ||
 	    (c.mask & TUN_STATE_OFFLOAD &&
 	     s->offload.enabled & ~s->offload.supported) ||
@@ -925,7 +925,7 @@ static void check_report(void)
 	}
 }
 
-/* Flows go when they are old */
+/* Flows expire */
 static bool flows_left(const struct state *now, const struct state *was)
 {
 	uint32_t i, j = 0;
@@ -965,7 +965,7 @@ static int compare_flow(const void *a, const void *b)
 	return x->rxhash < y->rxhash ? -1 : x->rxhash > y->rxhash;
 }
 
-/* What has been set is there */
+/* The device has the state that was set */
 static void check_set(void)
 {
 	struct tun_state *s = (void *)c.argp;
@@ -1006,7 +1006,7 @@ static void count_ending(int err)
 	if (err && c.writable && c.size >= HEADER && err != EFAULT &&
 	    err != E2BIG && !c.overlap)
 		failed = ((struct tun_state *)c.argp)->failed;
-	/* Unknown ones are all the same */
+	/* Count all unknown groups as one */
 	if (failed & ~ALL_GROUPS)
 		failed = ~ALL_GROUPS;
 	for (i = 0; i < f.nr_endings; i++) {
@@ -1023,7 +1023,7 @@ static void count_ending(int err)
 		e->err = err;
 		e->failed = failed;
 	}
-	/* Something to start from: what is new, and some that worked */
+	/* Start from states of new devices, and from some that could be set */
 	if (!e->count++ || (!err && !pick(50)))
 		f.corpus[f.nr_corpus++ % CORPUS] = c.st;
 }
@@ -1039,7 +1039,7 @@ static void make_call(void)
 	pick_argument();
 	if (c.fd < 0)
 		return;
-	/* Also captures the programs, as GET does */
+	/* TUNGETSTATE captures the programs here, too */
 	compare = (!pick(8) || f.verify) && !state_snapshot(c.fd, &was);
 	place();
 	weak = !pick(16);
@@ -1060,7 +1060,7 @@ static void make_call(void)
 	if (read_only)
 		mprotect(f.area[ARG], AREA, PROT_READ | PROT_WRITE);
 
-	/* The random flags may have made it another call, or no call at all */
+	/* Random flags may make it another call, or an invalid one */
 	if (c.call == CHECK && !(c.st.s.flags & TUN_STATE_F_CHECK))
 		c.call = SET;
 	else if (c.call == SET && c.st.s.flags & TUN_STATE_F_CHECK)
@@ -1082,11 +1082,11 @@ static void make_call(void)
 	}
 }
 
-/* What must have been met, or this tests less than it claims to */
+/* Results that must occur, or the test covers less than it claims */
 static const struct {
 	enum call call;
 	int err;
-	uint64_t failed;	/* each of them */
+	uint64_t failed;	/* each of these groups */
 } reached[] = {
 	{ GET, 0, 0 },
 	{ GET, EINVAL, 0 },
@@ -1236,7 +1236,7 @@ FIXTURE_TEARDOWN(fuzz)
 {
 	unsigned int i;
 
-	/* Devices that are persistent by now go with their namespaces */
+	/* Persistent devices go with their namespaces */
 	for (i = 0; i < FILES; i++)
 		if (f.files[i] >= 0)
 			close(f.files[i]);
@@ -1254,7 +1254,7 @@ TEST_F_TIMEOUT(fuzz, calls, 7200)
 	       self->calls);
 	fflush(stdout);
 	while (f.nr < self->calls && f.failures < 10) {
-		/* Each call has random numbers of its own */
+		/* Each call has a seed of its own */
 		f.random = f.seed * 0x2545f4914f6cdd1d + f.nr;
 		if (!pick(20))
 			other_change();

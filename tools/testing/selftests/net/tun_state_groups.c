@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Each group of struct tun_state against the older interfaces to the same
- * state: what they set must be read back, and what is restored must be seen
- * by them.
+ * Values of each group, compared with the older interfaces to the same state:
+ * TUNGETSTATE reports the values that they set, and they report the values that
+ * TUNSETSTATE restores. tun_state_behaviour looks at packets instead.
  */
 #include <poll.h>
 #include <sys/wait.h>
@@ -94,7 +94,7 @@ TEST_F(dev, identity)
 	EXPECT_EQ(0, memcmp(li.addr, id->addr, sizeof(id->addr)));
 	EXPECT_EQ(0, memcmp("dev0\0\0\0\0\0\0\0\0\0\0\0", id->name, 16));
 
-	/* The one link type with a longer address than Ethernet's */
+	/* A link type with a longer address than Ethernet's */
 	ASSERT_EQ(0, ioctl(self->fd, TUNSETLINK, ARPHRD_TUNNEL6));
 	GET(TUN_STATE_IDENTITY);
 	EXPECT_EQ(ARPHRD_TUNNEL6, id->type);
@@ -165,7 +165,7 @@ TEST_F(dev, persist)
 	EXPECT_EQ(-1, netdev_index(self->name));
 }
 
-/* Each reference that IFF_PERSIST holds on the module is put, no more */
+/* IFF_PERSIST takes and puts one reference to the module */
 TEST_F(dev, persist_module_references)
 {
 	const char *path = "/sys/module/tun/refcnt";
@@ -204,7 +204,7 @@ TEST_F(dev, napi_frags)
 {
 	uint32_t *flags = &self->st.s.device.flags;
 
-	/* Without one, some kernels want a capability for any flag */
+	/* Without an owner, some kernels require CAP_NET_ADMIN for any flag */
 	ASSERT_EQ(0, ioctl(self->fd, TUNSETOWNER, getuid()));
 	GET(TUN_STATE_FLAGS);
 	*flags = (*flags & ~IFF_NAPI) | IFF_NAPI_FRAGS;
@@ -227,7 +227,7 @@ TEST_F(dev, napi_frags)
 	*flags |= IFF_NAPI_FRAGS;
 	SET(TUN_STATE_FLAGS);
 
-	/* What is there already needs no capability */
+	/* A flag that is set already needs no capability */
 	ASSERT_EQ(0, net_admin(false));
 	*flags ^= IFF_ONE_QUEUE;
 	SET(TUN_STATE_FLAGS);
@@ -236,7 +236,7 @@ TEST_F(dev, napi_frags)
 		  *flags);
 }
 
-/* TUNSETIFF is for the owner, TUNSETPERSIST for whoever has the file */
+/* TUNSETIFF is for the owner, TUNSETPERSIST for any holder of the file */
 TEST_F(dev, flags_of_another_owner)
 {
 	uint32_t *flags = &self->st.s.device.flags;
@@ -306,7 +306,7 @@ static int owner_in_userns(int fd)
 		return 11;
 	if (st.s.owner.uid != 65534 || st.s.owner.gid != 65534)
 		return 12;
-	/* It is not the overflow uid that must be set now */
+	/* Setting the overflow uid leaves the unknown owner alone */
 	if (state_check(fd, TUN_STATE_OWNER, &st) || st.s.mask)
 		return 13;
 	if (state_set(fd, TUN_STATE_OWNER, &st))
@@ -320,7 +320,7 @@ static int owner_in_userns(int fd)
 	st.s.owner.gid = 4242;
 	if (state_set(fd, TUN_STATE_OWNER, &st) != EINVAL)
 		return 16;
-	/* One that is known, and the other left alone */
+	/* Set a known uid, leave the unknown gid alone */
 	st = before;
 	st.s.owner.gid = 0;
 	if (state_set(fd, TUN_STATE_OWNER, &st))
@@ -386,12 +386,12 @@ TEST_F(dev, vnet)
 		GET(TUN_STATE_VNET);
 		EXPECT_EQ(TUN_STATE_VNET_BE, vnet->flags);
 	}
-	/* The other flags of the device are where these are */
+	/* The kernel keeps the other flags of the device in the same word */
 	GET(TUN_STATE_FLAGS);
 	EXPECT_EQ(variant->flags, self->st.s.device.flags);
 }
 
-/* Whatever TUNSETOFFLOAD says, TUNSETSTATE says too */
+/* TUNSETSTATE takes the offloads that TUNSETOFFLOAD takes, and no others */
 TEST_F(dev, offload)
 {
 	struct tun_state_offload *offload = &self->st.s.offload;
@@ -405,7 +405,7 @@ TEST_F(dev, offload)
 	for (f = 0; f < 1024; f++) {
 		int err;
 
-		/* Start from something that is never what follows */
+		/* Start from a value that differs from the next one */
 		ASSERT_EQ(0, ioctl(fd, TUNSETOFFLOAD, f ? 0 : TUN_F_CSUM));
 		ASSERT_EQ(0, ioctl(self->fd, TUNSETOFFLOAD,
 				   f ? 0 : TUN_F_CSUM));
@@ -426,7 +426,7 @@ TEST_F(dev, offload)
 	}
 	EXPECT_EQ(valid, offload->supported);
 
-	/* Without effect means without difference */
+	/* Without effect there is no difference to report */
 	offload->enabled = TUN_F_CSUM;
 	SET(TUN_STATE_OFFLOAD);
 	offload->enabled = TUN_F_CSUM | TUN_F_UFO;
@@ -438,7 +438,7 @@ TEST_F(dev, offload)
 	close(fd);
 }
 
-/* The stack sees it, too */
+/* The network stack sees the offloads, too */
 TEST_F(dev, offload_features)
 {
 	struct tun_state_offload *offload = &self->st.s.offload;
@@ -450,7 +450,7 @@ TEST_F(dev, offload_features)
 	ASSERT_EQ(0, netdev_ethtool(self->name, &tso));
 	EXPECT_EQ(1, tso.data);
 
-	/* Setting what is there must not undo what the administrator wants */
+	/* A no-op must not undo the choice of the administrator */
 	tso.cmd = ETHTOOL_STSO;
 	tso.data = 0;
 	ASSERT_EQ(0, netdev_ethtool(self->name, &tso));
@@ -550,7 +550,7 @@ TEST_F(dev, link)
 	EXPECT_FALSE(li.carrier);
 }
 
-/* Batching is ethtool's to set, which needs a capability */
+/* Batching needs a capability, as for ethtool */
 TEST_F(dev, link_capability)
 {
 	struct tun_state_link *link = &self->st.s.link;
@@ -586,7 +586,7 @@ TEST_F(dev, xdp)
 	GET(TUN_STATE_XDP);
 	EXPECT_EQ(li.xdp_id, self->st.s.xdp.id);
 
-	/* Get only: passed over, and compared */
+	/* Only reported: TUNSETSTATE passes it over, or compares it */
 	st = self->st;
 	st.s.xdp.id++;
 	ASSERT_EQ(0, state_set(self->fd, TUN_STATE_XDP, &st));
@@ -688,7 +688,7 @@ TEST_F(prog, get)
 	EXPECT_EQ(0, memcmp(info.tag, self->p->tag, sizeof(info.tag)));
 	EXPECT_EQ(TUN_STATE_PROG_ID, self->p->action);
 	EXPECT_EQ(0, self->p->fd);
-	/* Only one of the two places */
+	/* A call for one of the two programs leaves the other alone */
 	EXPECT_EQ(info.id, self->st.s.steering.id + self->st.s.filter.id);
 
 	ASSERT_EQ(0, ioctl(self->fd, variant->request, &none));
@@ -705,7 +705,7 @@ TEST_F(prog, set_fd)
 	EXPECT_EQ(self->id[0], self->p->id);
 	EXPECT_EQ(self->id[0], self->st.s.steering.id + self->st.s.filter.id);
 
-	/* Replaced by another, and by itself */
+	/* Replace the program by another, and by itself */
 	self->p->action = TUN_STATE_PROG_FD;
 	self->p->fd = self->prog[1];
 	ASSERT_EQ(0, state_check(self->fd, variant->group, &self->st));
@@ -726,7 +726,7 @@ TEST_F(prog, set_id)
 	GET(variant->group);
 	EXPECT_EQ(self->id[0], self->p->id);
 
-	/* Another program than the attached one */
+	/* A program other than the attached one */
 	self->p->id = self->id[1];
 	SET_FAILS(EBADF, variant->group);
 	GET(variant->group);
@@ -807,7 +807,7 @@ TEST_F(prog, bad)
 	close(wrong);
 }
 
-/* References are taken and put once each, also when a call fails */
+/* Each reference is put once, also when a call fails */
 TEST_F(prog, lifetime)
 {
 	int i;
@@ -834,7 +834,7 @@ TEST_F(prog, lifetime)
 	EXPECT_TRUE(prog_gone(self->id[1]));
 }
 
-/* What was read through the file can be restored by who has nothing else */
+/* A caller with nothing but the file can restore programs read through it */
 static int restore_without_rights(int fd, uint64_t group, struct state *st)
 {
 	struct __user_cap_header_struct hdr = {
@@ -883,10 +883,10 @@ TEST_F(prog, captured)
 		EXPECT_EQ(0, self->st.s.mask);
 		ASSERT_EQ(0, ioctl(self->fd, variant->request, &none));
 	}
-	/* The other one has gone with its last user */
+	/* The other program has gone with its last user */
 	EXPECT_TRUE(prog_gone(self->id[1]));
 
-	/* All of the description must be right */
+	/* Id, type and tag must all match */
 	self->p->tag[7]++;
 	RESTORE_WITHOUT_RIGHTS(EBADF);
 	self->p->tag[7]--;
@@ -897,7 +897,7 @@ TEST_F(prog, captured)
 	RESTORE_WITHOUT_RIGHTS(EBADF);
 	self->p->id--;
 
-	/* One place is not the other */
+	/* A steering program is not captured as a filter */
 	memset(&other, 0, sizeof(other));
 	other.s.steering = *self->p;
 	other.s.filter = *self->p;
@@ -907,7 +907,7 @@ TEST_F(prog, captured)
 	RESTORE_WITHOUT_RIGHTS(0);
 }
 
-/* It is there until the group is read again, with success, or the file goes */
+/* A file holds a program until the group is read again or the file is closed */
 TEST_F(prog, captured_lifetime)
 {
 	int none = -1, i, fd;
@@ -919,7 +919,7 @@ TEST_F(prog, captured_lifetime)
 	close(self->prog[0]);
 	self->prog[0] = -1;
 
-	/* Other groups, and calls that fail at either end */
+	/* Calls for other groups, and calls that fail early or late */
 	ASSERT_EQ(0, state_get(self->fd, ALL_GROUPS & ~variant->group, &st));
 	memset(&st, 0, sizeof(st));
 	st.s.mask = variant->group | TUN_STATE_QUEUES;
@@ -939,7 +939,7 @@ TEST_F(prog, captured_lifetime)
 	EXPECT_TRUE(prog_gone(self->id[0]));
 	RESTORE_WITHOUT_RIGHTS(EBADF);
 
-	/* Another one in its place, again and again */
+	/* Replace it again and again */
 	ASSERT_EQ(0, ioctl(self->fd, variant->request, &self->prog[1]));
 	for (i = 0; i < 100; i++)
 		GET(variant->group);
@@ -949,7 +949,7 @@ TEST_F(prog, captured_lifetime)
 	usleep(100000);
 	EXPECT_TRUE(prog_there(self->id[1]));
 
-	/* A copy of the descriptor is the same file, and the device may go */
+	/* A duplicated fd is the same file; the device may go */
 	fd = dup(self->fd);
 	ASSERT_GE(fd, 0);
 	close(self->fd);
@@ -1040,7 +1040,7 @@ FIXTURE_TEARDOWN(queues)
 		EXPECT_EQ(_flags, _q.flags);		\
 	} while (0)
 
-/* DETACH and ATTACH by the old ioctl */
+/* Detach and attach with TUNSETQUEUE */
 #define ATTACH(i) ASSERT_EQ(0, tun_set_queue(self->fd[i], IFF_ATTACH_QUEUE))
 #define DETACH(i) ASSERT_EQ(0, tun_set_queue(self->fd[i], IFF_DETACH_QUEUE))
 
@@ -1060,7 +1060,7 @@ TEST_F(queues, order)
 		EXPECT_QUEUE(!i, ATTACHED | (i ? 0 : NAPI), q[!i]);
 	}
 
-	/* The last one takes the place of one that leaves */
+	/* The last queue takes the place of a detached one */
 	DETACH(1);
 	DETACH(0);
 	ASSERT_EQ(0, state_get(self->fd[0], TUN_STATE_QUEUE | TUN_STATE_QUEUES,
@@ -1118,7 +1118,7 @@ TEST_F(queues, set)
 	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
 	EXPECT_QUEUE(2, ATTACHED | NAPI | SELF, *queue);
 
-	/* A queue without NAPI is more than this can do */
+	/* TUNSETSTATE cannot change the NAPI of a queue */
 	queue->flags &= ~NAPI;
 	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
 }
@@ -1149,7 +1149,7 @@ static int queue_place(int fd, struct state *st, unsigned int index,
 	return state_set(fd, TUN_STATE_QUEUE, st);
 }
 
-/* A queue changes places with the one that is where it is to go */
+/* A queue swaps places with the queue at its new index */
 TEST_F(queues, place)
 {
 	PLACE(0, 3, 1, true);
@@ -1202,7 +1202,7 @@ TEST_F(queues, rebuild)
 	}
 }
 
-/* Detaching takes flows along, which the same call puts back */
+/* Detaching deletes flows, and the same call restores them */
 TEST_F(queues, detach_with_flows)
 {
 	const uint64_t mask = TUN_STATE_FLOWS | TUN_STATE_QUEUE;
@@ -1218,7 +1218,7 @@ TEST_F(queues, detach_with_flows)
 	ASSERT_EQ(0, state_check(self->fd[3], mask, &self->st));
 	EXPECT_EQ(0, self->st.s.mask);
 
-	/* So that this means something */
+	/* Without the group, the flows are gone */
 	ATTACH(3);
 	DETACH(3);
 	ASSERT_EQ(0, state_check(self->fd[3], mask, &self->st));
@@ -1251,7 +1251,7 @@ TEST_F(queues, detached)
 	EXPECT_EQ(44444, value);
 }
 
-/* Carrier needs a queue, as for TUNSETCARRIER; the same call may bring it */
+/* Carrier needs a queue, as for TUNSETCARRIER; the same call may attach it */
 TEST_F(queues, carrier_without_queues)
 {
 	uint64_t mask = TUN_STATE_LINK | TUN_STATE_QUEUE;
@@ -1276,7 +1276,7 @@ TEST_F(queues, carrier_without_queues)
 	EXPECT_EQ(1, st.s.link.carrier);
 	EXPECT_QUEUE(0, ATTACHED | SELF, st.s.queue);
 
-	/* And the same call may take the last one away */
+	/* The same call may detach the last queue */
 	st.s.link.carrier = 0;
 	ASSERT_EQ(0, state_set(self->fd[0], TUN_STATE_LINK, &st));
 	st.s.link.carrier = 1;
@@ -1308,7 +1308,7 @@ TEST_F(queues, check)
 	state_point(&self->st);
 	DIFFERS(false);
 
-	/* What cannot stay the same */
+	/* A comparison ignores fields that change by themselves */
 	for (i = 0; i < 4; i++) {
 		q[i].ring_len++;
 		q[i].flags ^= SELF;
@@ -1338,7 +1338,7 @@ TEST_F(queues, check)
 	self->st.s.queues.count = -1;
 	DIFFERS(true);
 
-	/* Not comparable at all */
+	/* A wrong entry size is an error, not a difference */
 	self->st.s.queues.entry_size--;
 	EXPECT_EQ(EINVAL, state_check(self->fd[0], TUN_STATE_QUEUES,
 				      &self->st));
@@ -1358,7 +1358,7 @@ TEST_F(queues, check)
 #undef DIFFERS
 }
 
-/* Too small a buffer is left alone, and the needed size is returned */
+/* A buffer that is too small is left alone; the needed size is returned */
 TEST_F(queues, room)
 {
 	struct tun_state_queues *queues = &self->st.s.queues;
@@ -1381,7 +1381,7 @@ TEST_F(queues, room)
 		EXPECT_EQ((uintptr_t)self->st.queues, queues->queues);
 		EXPECT_EQ(0, memcmp(&none, self->st.queues, sizeof(none)));
 	}
-	/* What was returned is what it takes */
+	/* The returned size is enough */
 	ASSERT_EQ(0, ioctl(self->fd[0], TUNGETSTATE, &self->st.s));
 	EXPECT_QUEUE(0, NAPI * 0 + ATTACHED + SELF, self->st.queues[0]);
 	EXPECT_QUEUE(0, 0, self->st.queues[3]);
@@ -1395,7 +1395,7 @@ TEST_F(queues, room)
 	EXPECT_EQ(EINVAL, errno);
 	EXPECT_EQ(TUN_STATE_QUEUES, self->st.s.failed);
 
-	/* More than any device can have is no reason for a huge allocation */
+	/* An absurd size leads to no huge allocation */
 	queues->entry_size = sizeof(none);
 	queues->count = -1;
 	ASSERT_EQ(0, ioctl(self->fd[0], TUNGETSTATE, &self->st.s));
@@ -1405,7 +1405,7 @@ TEST_F(queues, room)
 	EXPECT_EQ(EFAULT, errno);
 }
 
-/* Which queues have the filter of the device, and giving it to one of them */
+/* Queues with and without the filter of the device, and one that gets it */
 TEST_F(queues, sockfilter)
 {
 	struct sock_filter pass = { BPF_RET | BPF_K, 0, 0, 0xffff };
@@ -1416,7 +1416,7 @@ TEST_F(queues, sockfilter)
 
 	if (!(variant->flags & IFF_TAP))
 		return;
-	/* Without a filter of the device there is none to have */
+	/* A queue cannot have a filter if the device has none */
 	ASSERT_EQ(0, state_get(self->fd[1], TUN_STATE_QUEUE, &self->st));
 	queue->flags |= has;
 	ASSERT_EQ(EINVAL, state_set(self->fd[1], TUN_STATE_QUEUE, &self->st));
@@ -1439,7 +1439,7 @@ TEST_F(queues, sockfilter)
 	ASSERT_EQ(0, ioctl(self->fd[1], TUNGETIFF, &ifr));
 	EXPECT_FALSE(ifr.ifr_flags & (IFF_DETACH_QUEUE | IFF_NOFILTER));
 
-	/* Of this queue only, along with a move or without */
+	/* Change this queue only, with and without a move */
 	for (i = 0; i < 2; i++) {
 		queue->flags &= ~has;
 		ASSERT_EQ(0, state_set(self->fd[1], TUN_STATE_QUEUE,
@@ -1465,7 +1465,7 @@ TEST_F(queues, sockfilter)
 	EXPECT_QUEUE(0, ATTACHED | SELF | NAPI, *queue);
 }
 
-/* Together with the filter itself, the queue gets what is said of it */
+/* A call with both groups decides about its own queue */
 TEST_F(queues, sockfilter_and_queue)
 {
 	const uint64_t mask = TUN_STATE_SOCKFILTER | TUN_STATE_QUEUE;
@@ -1489,13 +1489,13 @@ TEST_F(queues, sockfilter_and_queue)
 	EXPECT_QUEUE(1, ATTACHED | NAPI | has, st.queues[1]);
 	EXPECT_QUEUE(3, ATTACHED | NAPI | has, st.queues[3]);
 
-	/* The same, and this one, too */
+	/* The same program, and this queue gets it, too */
 	with.s.queue.flags |= has;
 	ASSERT_EQ(0, state_set(self->fd[0], mask, &with));
 	ASSERT_EQ(0, state_get(self->fd[0], mask, &st));
 	EXPECT_QUEUE(0, ATTACHED | SELF | has, st.s.queue);
 
-	/* None, and this one has it: no */
+	/* No program, but this queue has it: refused */
 	without.s.queue.flags |= has;
 	ASSERT_EQ(EINVAL, state_set(self->fd[0], mask, &without));
 	EXPECT_EQ(TUN_STATE_SOCKFILTER, without.s.failed);
@@ -1509,7 +1509,7 @@ TEST_F(queues, sockfilter_and_queue)
 	EXPECT_QUEUE(1, ATTACHED | NAPI, st.queues[1]);
 }
 
-/* Packets in the ring of a queue: none, some, all it can take */
+/* Packets in the ring of a queue: none, some, a full ring */
 
 FIXTURE(ring)
 {
@@ -1570,7 +1570,7 @@ TEST_F(ring, length)
 	ASSERT_EQ(0, state_set(self->fd, self->st.s.mask, &self->st));
 	GET(TUN_STATE_QUEUE);
 	EXPECT_EQ(3, queue->ring_len);
-	/* A queue that is detached loses them, as with TUNSETQUEUE */
+	/* A queue that is detached loses its packets, as with TUNSETQUEUE */
 	queue->flags &= ~ATTACHED;
 	SET(TUN_STATE_QUEUE);
 	GET(TUN_STATE_QUEUE);

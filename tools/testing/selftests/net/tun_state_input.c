@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Calls that TUNGETSTATE and TUNSETSTATE must refuse as such: sizes, masks,
- * flags, pointers, files. After each, the device is what it was.
+ * The argument of TUNGETSTATE and TUNSETSTATE as such: size, mask, flags,
+ * reserved fields, pointers, and the file. After each test the device has its
+ * state from before. tun_state_values is about the content of the groups,
+ * tun_state_output about the bytes of the answer.
  */
 #include "../kselftest_harness.h"
 #include "tun_state_util.h"
 
 #define HEADER offsetof(struct tun_state, identity)
-/* The most that a request number has room for */
+/* The largest size that a request number can hold */
 #define MAX_SIZE ((1 << _IOC_SIZEBITS) - 1)
 
 FIXTURE(call)
@@ -15,7 +17,7 @@ FIXTURE(call)
 	char name[IFNAMSIZ];
 	int fd;
 	struct state before;
-	struct tun_state *s;	/* in a page of its own, and pages around it */
+	struct tun_state *s;	/* in a page between others */
 	long page;
 };
 
@@ -61,7 +63,7 @@ TEST_F(call, nothing_asked)
 	EXPECT_EQ(TUN_STATE_F_CHECK, self->s->flags);
 }
 
-/* The groups that this test knows something about */
+/* The groups that this test knows */
 TEST_F(call, supported)
 {
 	const uint64_t known = TUN_STATE_IDENTITY | TUN_STATE_FLAGS |
@@ -133,7 +135,7 @@ TEST_F(call, reserved)
 	FAILS(EINVAL, TUNSETSTATE);
 	EXPECT_EQ(1, self->s->reserved);
 
-	/* In groups that are only compared; tun_state_values has the others */
+	/* Groups that are only compared; tun_state_values has the others */
 	self->s->reserved = 0;
 	self->s->mask = TUN_STATE_XDP;
 	self->s->xdp.reserved = 1;
@@ -141,7 +143,7 @@ TEST_F(call, reserved)
 	EXPECT_EQ(TUN_STATE_XDP, self->s->failed);
 }
 
-/* Another direction is another ioctl, and no such exists */
+/* A request number with another direction is no ioctl */
 TEST_F(call, direction)
 {
 	unsigned int nr;
@@ -177,7 +179,7 @@ TEST_F(call, size_of_header)
 	EXPECT_EQ(TUN_STATE_IDENTITY, self->s->failed);
 }
 
-/* An old caller gets what it knows and nothing is written behind it */
+/* A caller with a shorter struct: nothing is written behind it */
 TEST_F(call, size_short)
 {
 	const uint64_t fits = TUN_STATE_IDENTITY | TUN_STATE_FLAGS;
@@ -198,7 +200,7 @@ TEST_F(call, size_short)
 	OK(TUNSETSTATE_SIZE(size));
 	EXPECT_EQ(0, self->s->mask);
 
-	/* Groups outside, or only in part inside */
+	/* Groups outside the struct, or only in part inside */
 	for (i = size; i < size + sizeof(self->s->owner); i++) {
 		self->s->flags = 0;
 		self->s->mask = fits | TUN_STATE_OWNER;
@@ -216,12 +218,12 @@ TEST_F(call, size_short)
 		ASSERT_EQ(0xaa, ((unsigned char *)self->s)[i]);
 }
 
-/* Each group needs room */
+/* A struct must hold each group of the mask */
 TEST_F(call, size_per_group)
 {
 	static const struct {
 		uint64_t group;
-		size_t end;	/* where the next one starts */
+		size_t end;	/* the offset of the next group */
 	} groups[] = {
 		{ TUN_STATE_IDENTITY, offsetof(struct tun_state, device) },
 		{ TUN_STATE_FLAGS, offsetof(struct tun_state, owner) },
@@ -254,7 +256,7 @@ TEST_F(call, size_per_group)
 	EXPECT_EQ(TUN_STATE_QUEUES, self->s->failed);
 }
 
-/* A caller from the future, as long as it asks for nothing of the future */
+/* A caller with a longer struct, which is zero behind the known part */
 TEST_F(call, size_long)
 {
 	unsigned char *bytes = (void *)self->s;
@@ -280,7 +282,7 @@ TEST_F(call, size_long)
 		FAILS(E2BIG, TUNGETSTATE_SIZE(size));
 		bytes[sizeof(*self->s)] = 0;
 		self->s->flags = 0;
-		/* What is behind the struct does not count */
+		/* Bytes behind the struct are ignored */
 		bytes[size] = 1;
 		self->s->mask = TUN_STATE_SNDBUF;
 		OK(TUNGETSTATE_SIZE(size));
@@ -301,7 +303,7 @@ TEST_F(call, size_of_page)
 	EXPECT_EQ(0, self->s->supported);
 }
 
-/* Nothing of the caller's or of the kernel's memory is left in the answer */
+/* The answer leaks no memory, of the caller or of the kernel */
 TEST_F(call, zeroed)
 {
 	const unsigned char *bytes = (const void *)self->s;
@@ -345,9 +347,9 @@ TEST_F(call, bad_pointer)
 		(void *)8,
 		(void *)-8,
 		unmapped,
-		/* The header can be read, the rest cannot */
+		/* Only the header can be read */
 		unmapped - HEADER,
-		/* All but the last byte */
+		/* All but the last byte can be read */
 		unmapped - sizeof(*self->s) + 1,
 	};
 	struct tun_state *s;
@@ -370,14 +372,14 @@ TEST_F(call, bad_pointer)
 		EXPECT_EQ(-1, ioctl(self->fd, TUNSETSTATE, bad[i]));
 		EXPECT_EQ(EFAULT, errno);
 	}
-	/* A tail that cannot be read is not zero */
+	/* The tail of a longer struct cannot be read */
 	s = bad[5];
 	EXPECT_EQ(-1, ioctl(self->fd, TUNGETSTATE_SIZE(sizeof(*s) + 8),
 			    unmapped - sizeof(*s)));
 	EXPECT_EQ(EFAULT, errno);
 }
 
-/* The answer has nowhere to go: nothing may have been set by then */
+/* The answer cannot be written: nothing has been set */
 TEST_F(call, read_only)
 {
 	self->s->mask = TUN_STATE_SNDBUF;
@@ -441,7 +443,7 @@ TEST_F(call, device_deleted)
 }
 
 #ifdef __x86_64__
-/* The ioctl of a 32-bit program; the kernel takes it from a 64-bit one, too */
+/* The ioctl of a 32-bit program, which a 64-bit one can make, too */
 static int compat_ioctl(int fd, unsigned int request, void *arg)
 {
 	long ret = 54;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Bytes that TUNGETSTATE and TUNSETSTATE write to user space: the answer in
- * full, and nothing else. tun_state_input is about the argument that they read.
+ * Bytes that TUNGETSTATE and TUNSETSTATE write to user space: all of the answer
+ * and nothing else, for each size of the struct, on success and on an error.
+ * tun_state_input is about the argument that they read.
  */
 #include "../kselftest_harness.h"
 #include "tun_state_util.h"
@@ -11,8 +12,8 @@
 
 #define SLACK 4
 
-/* The same argument each time, its user buffers and what is behind all of them
- * filled with a byte
+/* An argument with its user buffers and the memory behind them, all filled with
+ * one byte
  */
 struct call {
 	struct tun_state s;
@@ -37,7 +38,7 @@ static void call_init(struct call *c, int byte, uint64_t mask)
 	c->s.queues.entry_size = sizeof(c->queues[0]);
 }
 
-/* The groups that lie within a size */
+/* The groups that a struct of this size holds in full */
 static uint64_t groups_within(size_t size)
 {
 	static const size_t ends[] = {
@@ -66,7 +67,7 @@ static uint64_t groups_within(size_t size)
 	return mask;
 }
 
-/* Ages are what they are, but they are written */
+/* Make ages comparable, if they have been written */
 static void flatten(struct call *c, unsigned int flows)
 {
 	unsigned int i;
@@ -76,7 +77,7 @@ static void flatten(struct call *c, unsigned int flows)
 			c->flows[i].age_ms = 0;
 }
 
-/* As TUNGETSTATE with this size is to leave it, by a known good answer */
+/* The result to expect of TUNGETSTATE with this size, from a full answer */
 static void expect_get(struct call *want, const struct call *all,
 		       uint64_t mask, size_t size)
 {
@@ -114,7 +115,7 @@ static void expect_get(struct call *want, const struct call *all,
 			memcpy((char *)&s + at, (const char *)&all->s + at,
 			       groups[i].size);
 	}
-	/* The caller's own */
+	/* Pointers remain the caller's */
 	if (mask & TUN_STATE_SOCKFILTER)
 		s.sockfilter.insns = want->s.sockfilter.insns;
 	if (mask & TUN_STATE_FLOWS)
@@ -134,7 +135,7 @@ static void expect_get(struct call *want, const struct call *all,
 		       all->s.queues.count * sizeof(all->queues[0]));
 }
 
-/* Where two differ, or -1 */
+/* The offset of the first difference, or -1 */
 static long difference(const struct call *a, const struct call *b)
 {
 	size_t i;
@@ -223,7 +224,7 @@ TEST_F(written, get)
 					   &self->c.s)) {
 				TH_LOG("size %u", size);
 			}
-			/* They go by themselves */
+			/* Flows expire: try again */
 			if (mask & TUN_STATE_FLOWS &&
 			    self->c.s.flows.count != 3) {
 				ASSERT_EQ(0, fill(self));
@@ -239,7 +240,7 @@ TEST_F(written, get)
 	}
 }
 
-/* An error says what it has to say in the header, and nowhere else */
+/* An error is reported in the header, and nothing else is written */
 TEST_F(written, get_errors)
 {
 	unsigned int size;
@@ -257,7 +258,7 @@ TEST_F(written, get_errors)
 		EXPECT_EQ(-1, difference(&self->want, &self->c));
 	}
 
-	/* A struct too long is not even looked at */
+	/* A struct that is too long is left alone */
 	call_init(&self->c, 0xaa, ALL_GROUPS);
 	self->want = self->c;
 	for (size = sizeof(struct tun_state) + 1;
@@ -272,7 +273,7 @@ TEST_F(written, get_errors)
 	}
 }
 
-/* The group that has too little room says how much it needs */
+/* A user buffer is too small: the group reports the size it needs */
 TEST_F(written, get_too_small)
 {
 	static const uint64_t groups[] = {
@@ -309,7 +310,7 @@ TEST_F(written, get_too_small)
 	}
 }
 
-/* Nothing behind the header, for success and failure, for any size */
+/* TUNSETSTATE writes nothing behind the header, on success and on an error */
 TEST_F(written, set)
 {
 	uint64_t mask, bad[] = { 0, TUN_STATE_SNDBUF, TUN_STATE_QUEUE };
@@ -334,7 +335,7 @@ TEST_F(written, set)
 				self->c.s.queues.queues =
 					(uintptr_t)self->c.queues;
 				memset(self->c.behind, 0, 8);
-				/* What is not named has something, too */
+				/* Groups outside the mask have content, too */
 				self->c.s.mask = mask;
 				self->c.s.flags = flags;
 				if (bad[i] == TUN_STATE_SNDBUF)
@@ -358,8 +359,8 @@ TEST_F(written, set)
 	}
 }
 
-/* A buffer that ends too early: what lies before its end is no secret, and the
- * rest stays
+/* A user buffer reaches into unmapped memory: the mapped part holds the program
+ * or is left alone, and so is everything else
  */
 TEST_F(written, get_fault)
 {

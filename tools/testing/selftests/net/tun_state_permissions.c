@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Who may do what with TUNGETSTATE and TUNSETSTATE: neither more nor less than
- * with the ioctls that set the same things. A process that has been handed the
- * file and has nothing else, and one in a user namespace of its own.
+ * Rights that TUNGETSTATE and TUNSETSTATE need: those of the ioctls that set
+ * the same values, neither more nor fewer. The callers are a process with
+ * nothing but the file, and processes in a user namespace of their own.
  */
 #include <grp.h>
 #include <sys/prctl.h>
@@ -13,7 +13,7 @@
 
 #define NOBODY 4711
 
-/* Become somebody who has no rights but open files */
+/* Drop all rights except for open files */
 static int drop_everything(void)
 {
 	struct __user_cap_header_struct hdr = {
@@ -26,7 +26,7 @@ static int drop_everything(void)
 	    setresuid(NOBODY, NOBODY, NOBODY) ||
 	    syscall(__NR_capset, &hdr, none))
 		return -1;
-	/* So that the test means something */
+	/* Check that the rights are gone */
 	return stat("/proc/1/ns/net", &st) ? 0 : -1;
 }
 
@@ -35,7 +35,7 @@ struct file {
 	int fd;
 	int prog;
 	struct state st;
-	int wrong;		/* line of what went wrong first */
+	int wrong;		/* line of the first failed check */
 };
 
 FIXTURE(file)
@@ -66,7 +66,7 @@ FIXTURE_TEARDOWN(file)
 	close(self->f.prog);
 }
 
-/* Run a function in a process of its own; 0 is what it should return */
+/* Run a function in a child; return its result, 0 for success */
 #define IN_CHILD(function)						\
 	do {								\
 		int _status;						\
@@ -95,7 +95,7 @@ static void set_group(struct file *self, int err, uint64_t group, int line)
 
 #define EXPECT_SET(err, group) set_group(self, err, group, __LINE__)
 
-/* Each group, next to the ioctl that sets the same */
+/* Each group, beside the ioctl that sets the same value */
 static int set_each_group(struct file *self)
 {
 	struct tun_state *s = &self->st.s;
@@ -106,16 +106,16 @@ static int set_each_group(struct file *self)
 	if (drop_everything())
 		return 1;
 
-	/* TUNSETIFF asks for the owner, and it is not for an attached file */
+	/* TUNSETIFF is for the owner, and not for an attached file */
 	s->device.flags ^= IFF_ONE_QUEUE;
 	EXPECT_SET(EPERM, TUN_STATE_FLAGS);
 	s->device.flags ^= IFF_ONE_QUEUE;
-	/* ethtool -C asks for a capability */
+	/* ethtool -C needs a capability */
 	s->link.rx_batched = 8;
 	EXPECT_SET(EPERM, TUN_STATE_LINK);
 	s->link.rx_batched = 0;
 
-	/* All others are for whoever has the file */
+	/* All others are for any holder of the file */
 	if (ioctl(self->fd, TUNSETPERSIST, 1) ||
 	    ioctl(self->fd, TUNSETPERSIST, 0))
 		return 2;
@@ -159,13 +159,13 @@ static int set_each_group(struct file *self)
 	s->queue.flags |= TUN_STATE_QUEUE_SOCKFILTER;
 	EXPECT_SET(0, TUN_STATE_QUEUE);
 
-	/* And so is the owner: last, because now it is somebody else's */
+	/* The owner comes last: now the device is another user's */
 	if (ioctl(self->fd, TUNSETOWNER, 0))
 		return 10;
 	s->owner.uid = NOBODY;
 	s->owner.gid = NOBODY;
 	EXPECT_SET(0, TUN_STATE_OWNER);
-	/* Who owns it may set the flags, as TUNSETIFF may */
+	/* The owner may set the flags, as with TUNSETIFF */
 	s->device.flags ^= IFF_ONE_QUEUE;
 	EXPECT_SET(0, TUN_STATE_FLAGS);
 	s->owner.gid = NOBODY + 1;
@@ -184,7 +184,7 @@ TEST_F(file, alone)
 	IN_CHILD(set_each_group);
 }
 
-/* Everything can be read and compared, and put back as it was */
+/* All groups can be read, compared, and set to the values they have */
 static int restore_all(struct file *self)
 {
 	struct state st;
@@ -207,7 +207,7 @@ TEST_F(file, read_and_restore)
 	IN_CHILD(restore_all);
 }
 
-/* The device is in a network namespace that the process is not in */
+/* The device is in another network namespace than the process */
 static int in_other_netns(struct file *self)
 {
 	struct stat here;
@@ -222,7 +222,7 @@ static int in_other_netns(struct file *self)
 		return 3;
 	if (state_set(self->fd, ALL_GROUPS, &st))
 		return 4;
-	/* It is the device's namespace that a capability must be for */
+	/* A capability must be for the namespace of the device */
 	if (unshare(CLONE_NEWUSER | CLONE_NEWNET))
 		return 5;
 	st.s.link.rx_batched = 8;
@@ -236,7 +236,7 @@ TEST_F(file, other_netns)
 	IN_CHILD(in_other_netns);
 }
 
-/* A user who has made a user namespace, and in it a device */
+/* A device in a user namespace that an unprivileged user has made */
 static int in_own_userns(struct file *self)
 {
 	char name[IFNAMSIZ] = "dev1";
@@ -259,7 +259,7 @@ static int in_own_userns(struct file *self)
 	if (fd < 0)
 		return 4;
 
-	/* Root here is the user outside, nobody else has a name here */
+	/* Root here is that user; no other user has an id here */
 	if (ioctl(fd, TUNSETOWNER, 0) || ioctl(fd, TUNSETGROUP, 0) ||
 	    state_get(fd, ALL_GROUPS, &st) ||
 	    st.s.owner.uid || st.s.owner.gid)
@@ -269,8 +269,8 @@ static int in_own_userns(struct file *self)
 		return 6;
 	st.s.owner.uid = 0;
 
-	/* A capability for the device's namespace does for batching, but not
-	 * for IFF_NAPI_FRAGS, as with ethtool and TUNSETIFF
+	/* A capability for the device's namespace is enough for batching, but
+	 * not for IFF_NAPI_FRAGS, as with ethtool and TUNSETIFF
 	 */
 	st.s.link.rx_batched = 8;
 	if (state_set(fd, TUN_STATE_LINK, &st))
@@ -282,7 +282,7 @@ static int in_own_userns(struct file *self)
 	if (state_set(fd, TUN_STATE_FLAGS, &st))
 		return 9;
 
-	/* What belongs to somebody outside has no name here */
+	/* An owner outside has no id here */
 	if (state_get(self->fd, TUN_STATE_OWNER, &st) ||
 	    st.s.owner.uid != 65534)
 		return 10;
@@ -295,7 +295,7 @@ TEST_F(file, own_userns)
 	IN_CHILD(in_own_userns);
 }
 
-/* The same owner, seen from inside of a user namespace and from outside */
+/* An owner has different ids inside and outside of a user namespace */
 static int owner_in_map(struct file *self)
 {
 	const char *map = "0 0 1\n1 100001 10\n";
@@ -305,7 +305,7 @@ static int owner_in_map(struct file *self)
 	int status;
 	pid_t pid;
 
-	/* A map of more than oneself is for somebody outside to write */
+	/* Only a process outside may map more than one user */
 	if (pipe(ready) || pipe(mapped))
 		return 1;
 	pid = fork();

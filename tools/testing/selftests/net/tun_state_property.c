@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What TUNSETSTATE promises, for random states of random devices:
- *  - what was set is what TUNGETSTATE returns, for all queues;
- *  - a comparison with it finds no difference, and setting it again is a no-op;
+ * Properties of TUNSETSTATE, with random valid states of random devices:
+ *  - TUNGETSTATE returns the state that was set, for all queues;
+ *  - a comparison with that state finds no difference, and to set it again is a
+ *    no-op;
  *  - on a fresh device of the same shape it makes the same state;
  *  - a comparison finds a single changed field, and nothing else.
+ * tun_state_fuzz makes random calls that may be invalid.
  *
  * usage: tun_state_property [RUNS [SEED]]
  *
- * Or in the environment as TUN_STATE_RUNS and TUN_STATE_SEED. The same seed
- * makes the same states again. Each state has a seed of its own, so that what
- * is left out because it took too long does not change what follows.
+ * TUN_STATE_RUNS and TUN_STATE_SEED in the environment are the defaults. Equal
+ * seeds make equal states. Each state has a seed of its own, so that a check
+ * that is left out because it took too long does not change the next states.
  */
 #include <stdarg.h>
 #include <time.h>
@@ -19,10 +21,10 @@
 #include "tun_state_util.h"
 
 #define RUNS		10000
-#define PER_DEVICE	24	/* states of a device, then on to a fresh one */
+#define PER_DEVICE	24	/* states of a device before a fresh one */
 #define PER_SHAPE	4	/* devices of a shape */
 
-#define MAX_OLD		64	/* devices to be deleted at a time */
+#define MAX_OLD		64	/* devices to delete at a time */
 
 #define NR_QUEUES	8
 #define NR_INSNS	400
@@ -38,8 +40,8 @@
 #define TUN_F_UDP_TUNNEL_GSO_CSUM	0x100
 #endif
 
-/* An entry of the flow table lives for 3 s. Here it is set with an age of less
- * than 1 s, and relied on for little more.
+/* A flow expires after 3 s. Set it with an age of less than 1 s, and rely on it
+ * for little more.
  */
 #define MAX_AGE_MS	1000
 #define SAFE_MS		1500
@@ -48,7 +50,7 @@
 #define ATTACHED	TUN_STATE_QUEUE_ATTACHED
 #define HAS_FILTER	TUN_STATE_QUEUE_SOCKFILTER
 
-/* struct tun_state with room for all that it may point to here */
+/* struct tun_state with its user buffers */
 struct full {
 	struct tun_state s;
 	struct sock_filter insns[NR_INSNS];
@@ -59,24 +61,24 @@ struct full {
 struct shape {
 	unsigned int flags;		/* IFF_TAP or IFF_TUN, perhaps more */
 	int nr_queues;
-	unsigned int open[NR_QUEUES];	/* what else each is opened with */
+	unsigned int open[NR_QUEUES];	/* more flags of each queue */
 };
 
 struct device {
 	struct shape shape;
 	char name[IFNAMSIZ];
 	int fd[NR_QUEUES];
-	uint64_t flows_set;		/* when, in milliseconds */
-	/* What is expected of it */
+	uint64_t flows_set;		/* time in milliseconds */
+	/* The expected state */
 	struct full want;
 	struct tun_state_queue queue[NR_QUEUES];
 	int order[NR_QUEUES];		/* attached ones first */
 	int attached;
-	/* Programs that TUNGETSTATE has reported on each file last */
+	/* The last programs that TUNGETSTATE has reported on each file */
 	struct tun_state_prog reported[NR_QUEUES][2];
 };
 
-/* Only for where its members are */
+/* Template: gives the place and the size of a field */
 static const struct tun_state t;
 
 static const struct {
@@ -184,7 +186,7 @@ static void full_copy(struct full *to, const struct full *from)
 	full_point(to);
 }
 
-/* With room for what is expected, or for anything */
+/* Read a state, with the buffer sizes of the expected one or the largest */
 static void get(struct device *d, int q, struct full *st,
 		const struct full *want)
 {
@@ -228,7 +230,7 @@ static uint64_t check(struct device *d, int q, uint64_t mask, struct full *st)
 	return st->s.mask;
 }
 
-/* What is expected, as seen from a queue */
+/* The expected state, as a queue reports it */
 
 static int place_of(const struct device *d, int q)
 {
@@ -266,13 +268,13 @@ static void see(struct device *d, int q)
 	want->s.sndbuf.queue = d->queue[q].sndbuf;
 }
 
-/* Whether what was set may have gone by now */
+/* True if the flows may have expired by now */
 static bool flows_old(const struct device *d)
 {
 	return now_ms() - d->flows_set > SAFE_MS;
 }
 
-/* The table may go at any time now; what is in it is no news then */
+/* The flows may expire at any time now: take those that are left as expected */
 static void forget_flows(struct device *d, const struct full *got)
 {
 	nr_late++;
@@ -301,7 +303,7 @@ static uint64_t differences(const struct full *a, const struct full *b)
 	unsigned int i;
 	size_t offset;
 
-	/* Where the buffers are does not count */
+	/* Ignore the addresses of the buffers */
 	y.sockfilter.insns = x.sockfilter.insns;
 	y.flows.flows = x.flows.flows;
 	y.queues.queues = x.queues.queues;
@@ -399,8 +401,8 @@ static void make(struct device *d, const struct shape *sh)
 	verify(d, 0, "TUNSETIFF");
 }
 
-/* SETLINK: put a device into the group of those to be deleted. DELLINK without
- * a name: delete them.
+/* SETLINK: put a device into the group of old ones. DELLINK without a name:
+ * delete that group.
  */
 static void old_group(int type, const char *name)
 {
@@ -428,8 +430,8 @@ static void delete_old(void)
 	nr_old = 0;
 }
 
-/* To delete a device takes longer than all else that is done with it, and many
- * at a time not longer than one: so it stays for now
+/* Keep an old device for now: to delete one takes longer than the rest of its
+ * test, and to delete many at a time takes no longer than one.
  */
 static void retire(struct device *d)
 {
@@ -444,7 +446,7 @@ static void retire(struct device *d)
 		delete_old();
 }
 
-/* The moves of TUNSETQUEUE, and of TUNSETSTATE within its kind */
+/* Moves of a queue, as TUNSETQUEUE and TUNSETSTATE make them */
 
 static void model_detach(struct device *d, int q)
 {
@@ -545,7 +547,7 @@ static void rnd_sndbuf(struct tun_state_sndbuf *g)
 	g->queue = 1 + below(INT32_MAX);
 }
 
-/* Attached queues that are left when this one is attached or not */
+/* The number of attached queues, with this one attached or not */
 static int attached_after(const struct device *d, int q, bool attached)
 {
 	return d->attached - is_attached(d, q) + attached;
@@ -574,8 +576,8 @@ static void rnd_txfilter(const struct device *d, struct tun_state_txfilter *g)
 
 #define ST(k) ((struct sock_filter){ BPF_ST, 0, 0, (k) })
 
-/* An instruction that may be anywhere but at the end, with @left after it.
- * Returns how much it grows in the translation to eBPF, at most.
+/* A random instruction before the last one, with @left instructions after it.
+ * Return the most that it grows in the translation to eBPF.
  */
 static unsigned int rnd_insn(struct sock_filter *insn, unsigned int left)
 {
@@ -606,14 +608,14 @@ static unsigned int rnd_insn(struct sock_filter *insn, unsigned int left)
 	switch (below(6)) {
 	case 0:
 		insn->code = load[below(ARRAY_SIZE(load))];
-		/* The highest are something else, or nothing */
+		/* The highest offsets are ancillary data, or invalid */
 		insn->k %= below(2) ? 128 : INT32_MAX;
 		return 16;
 	case 1:
 		insn->code = plain[below(ARRAY_SIZE(plain))];
 		return 5;
 	case 2:
-		/* What is read must have been written: see rnd_sockfilter() */
+		/* Read only words that were written: see rnd_sockfilter() */
 		insn->code = mem[below(ARRAY_SIZE(mem))];
 		insn->k %= 2;
 		return 1;
@@ -651,7 +653,7 @@ static void rnd_sockfilter(const struct device *d, struct full *st)
 	st->insns[1] = ST(1);
 	for (i = 2; i < n - 1; i++) {
 		weight += rnd_insn(&st->insns[i], n - i - 1);
-		/* Jumps must not miss the end */
+		/* Jumps must stay within the program */
 		if (weight > max_weight)
 			st->insns[i] = ST(1);
 	}
@@ -663,7 +665,7 @@ end:
 	g->count = n;
 }
 
-/* Returns the description of the program that there will be */
+/* Return the description of the program that will be attached */
 static struct tun_state_prog rnd_prog(const struct tun_state_prog *now,
 				      const struct tun_state_prog *reported,
 				      struct tun_state_prog *g)
@@ -707,11 +709,11 @@ static void rnd_flows(struct full *st)
 	if (one_in(400))
 		max = NR_FLOWS;
 	n = below(max + 1);
-	/* Odd, so that each is another one */
+	/* Odd, so that all hashes differ */
 	for (i = 0; i < n; i++)
 		st->flows[i] = (struct tun_state_flow){
 			.rxhash = hash + i * 0x9e3779b1,
-			/* Many where queues are */
+			/* Mostly existing queues */
 			.queue_index = below(one_in(2) ? 256 : NR_QUEUES + 2),
 			.age_ms = below(MAX_AGE_MS),
 		};
@@ -740,14 +742,14 @@ static void rnd_queue(struct device *d, int q, bool filter,
 		g->flags |= HAS_FILTER;
 }
 
-/* A random state for some groups, and what is to be expected of it */
+/* Make a random state of some groups, and the state to expect */
 static void rnd_state_of(struct device *d, int q, uint64_t mask,
 			 struct full *st, struct full *next)
 {
 	struct tun_state *s = &st->s, *n = &next->s;
 	bool any_queue = d->attached;
 
-	/* Other groups are not looked at */
+	/* Other groups are ignored */
 	rnd_bytes(s, sizeof(*s));
 	full_point(st);
 	full_copy(next, &d->want);
@@ -813,7 +815,7 @@ static bool same_program(const struct full *a, const struct full *b)
 		       a->s.sockfilter.count * sizeof(a->insns[0]));
 }
 
-/* Expect what was set through a queue */
+/* Expect the state that was set through a queue */
 static void expect(struct device *d, int q, uint64_t mask,
 		   const struct full *st, const struct full *next)
 {
@@ -844,7 +846,7 @@ static void expect(struct device *d, int q, uint64_t mask,
 		d->queue[q].flags |= st->s.queue.flags & HAS_FILTER;
 	}
 	full_copy(&d->want, next);
-	/* A queue that is detached may take flows along, as with TUNSETQUEUE */
+	/* Detaching a queue may delete flows, as with TUNSETQUEUE */
 	if (detached && !(mask & TUN_STATE_FLOWS))
 		d->flows_set = 0;
 }
@@ -875,7 +877,7 @@ static void rnd_set(struct device *d, int q, uint64_t mask)
 	verify(d, below(d->shape.nr_queues), "SET of the same");
 }
 
-/* One field of one group is another one. Returns the group. */
+/* Change one field of one group. Return the group. */
 static uint64_t rnd_change(const struct device *d, struct full *st)
 {
 	struct tun_state *s = &st->s;
@@ -930,7 +932,7 @@ static uint64_t rnd_change(const struct device *d, struct full *st)
 			s->vnet.hdr_size = s->vnet.hdr_size % 1000000 + 11;
 		return TUN_STATE_VNET;
 	case 4:
-		/* Not @supported, which does not count */
+		/* Not @supported, which is ignored */
 		i = s->offload.enabled;
 		if (i & TUN_F_CSUM && !(i & ~(TUN_F_CSUM | TUN_F_TSO4)))
 			s->offload.enabled ^= TUN_F_TSO4;
@@ -983,7 +985,7 @@ static uint64_t rnd_change(const struct device *d, struct full *st)
 		if (prog->id) {
 			switch (below(3)) {
 			case 0:
-				/* 0 would be an error, with a type */
+				/* The id 0 with a type would be an error */
 				i = prog->id ^ 1U << below(32);
 				prog->id = i ? i : prog->id + 1;
 				break;
@@ -1008,7 +1010,7 @@ static uint64_t rnd_change(const struct device *d, struct full *st)
 	case 12:
 		i = s->flows.count;
 		if (!i || (below(2) && i < NR_FLOWS)) {
-			/* Another one that is not there yet */
+			/* A flow that is not there yet */
 			st->flows[i] = (struct tun_state_flow){
 				.rxhash = i ? st->flows[i - 1].rxhash : 0,
 			};
@@ -1055,7 +1057,7 @@ static void change_one(struct device *d, int q)
 
 	see(d, q);
 	full_copy(&st, &d->want);
-	/* What does not count */
+	/* Change fields that a comparison ignores */
 	st.s.queue.ring_len++;
 	st.s.queue.flags ^= TUN_STATE_QUEUE_SELF;
 	st.s.offload.supported++;
@@ -1081,7 +1083,7 @@ static int prog_fd(uint32_t id)
 	fail("unknown program %u", id);
 }
 
-/* The other device has not reported these programs: it must be given them */
+/* The other device has not reported these programs: pass them as fds */
 static void give_prog(struct tun_state_prog *prog)
 {
 	if (!prog->id)
@@ -1090,8 +1092,8 @@ static void give_prog(struct tun_state_prog *prog)
 	prog->action = TUN_STATE_PROG_FD;
 }
 
-/* The state of a device on a fresh one, queue by queue in ascending order: the
- * attached ones first, or the detached ones
+/* Set the state of a device on a fresh one, queue by queue in ascending order,
+ * the attached ones or the detached ones first
  */
 static void move_to_fresh(struct device *from, struct device *to)
 {
@@ -1110,7 +1112,7 @@ static void move_to_fresh(struct device *from, struct device *to)
 		set(to, q, ALL_GROUPS & ~TUN_STATE_IDENTITY, &states[q]);
 	}
 
-	/* The same state, but for the name */
+	/* Expect the same state with another identity */
 	from->want.s.identity = to->want.s.identity;
 	full_copy(&to->want, &from->want);
 	memcpy(to->queue, from->queue, sizeof(to->queue));
@@ -1247,7 +1249,7 @@ int main(int argc, char **argv)
 		       nr_moves, nr_insns, nr_flows);
 	ksft_print_msg("flows not compared, as it took too long: %lu\n",
 		       nr_late);
-	/* Nothing has failed; has there been anything that could? */
+	/* Without a failure, check that all cases have occurred */
 	ksft_test_result(runs && (runs < 100 ||
 				  (nr_flows && nr_insns && nr_moves)),
 			 "%llu states are as they were set\n",

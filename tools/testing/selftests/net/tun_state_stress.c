@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * TUNGETSTATE and TUNSETSTATE on all queues at once, against everything else
- * that may happen to a device meanwhile. Some threads set one of a few whole
- * states, and whoever reads must see one of them, never a mix of two.
+ * Concurrency: TUNGETSTATE and TUNSETSTATE on all queues at once, while queues,
+ * programs, packets and the device itself come and go. Some threads set one of
+ * a few whole states, and a reader sees one of them, never a mix of two.
  *
  * TUN_STATE_CALLS is the number of calls that each thread makes.
  */
@@ -18,12 +18,12 @@
 
 #define QUEUES 4
 #define STATES 3
-#define FRESH STATES		/* what a new device has */
+#define FRESH STATES		/* the state of a new device */
 #define MAX_JOBS 24
 #define TYPE (IFF_TAP | IFF_MULTI_QUEUE)
 #define TIMEOUT 1200		/* a slow kernel on a slow machine */
 
-/* What a whole state consists of, but for what each queue has of its own */
+/* The groups of a whole state, without those of each queue */
 #define WHOLE (TUN_STATE_FLAGS | TUN_STATE_OWNER | TUN_STATE_VNET |	\
 	       TUN_STATE_OFFLOAD | TUN_STATE_SNDBUF | TUN_STATE_LINK |	\
 	       TUN_STATE_TXFILTER | TUN_STATE_SOCKFILTER |		\
@@ -47,16 +47,16 @@ static struct {
 	struct job jobs[MAX_JOBS];
 	unsigned int nr_jobs;
 	unsigned int calls;
-	atomic_uint callers;	/* that are not done yet */
+	atomic_uint callers;	/* threads that are not done yet */
 	atomic_uint made;	/* calls that had a device */
 	atomic_uint failures;
 
-	/* What to expect */
-	uint64_t groups;	/* that nobody but the setters changes */
+	/* Expectations */
+	uint64_t groups;	/* only the setters change them */
 	bool recreated;		/* EBADFD, and the state of a new device */
 	bool reopened;		/* two queues may be each other's successors */
 	bool one_queue;		/* setters and getters share one */
-	bool own_filter;	/* queues without the device's filter */
+	bool own_filter;	/* some queues lack the device's filter */
 	unsigned int more_queues;
 } t;
 
@@ -64,7 +64,7 @@ static void fail(const char *format, ...)
 {
 	va_list ap;
 
-	/* The first ones tell it all */
+	/* Print the first failures only */
 	if (atomic_fetch_add(&t.failures, 1) > 20)
 		return;
 	va_start(ap, format);
@@ -84,13 +84,13 @@ static unsigned int pick(struct job *job, unsigned int n)
 	return job->random % n;
 }
 
-/* As long as there are calls, and until it has worked once at least */
+/* Go on while there are calls, and until one has succeeded */
 static bool go_on(struct job *job)
 {
 	return atomic_load(&t.callers) || (!job->rounds && !t.failures);
 }
 
-/* A queue is known by its send buffer size, whatever its index */
+/* The send buffer size identifies a queue, its index does not */
 static int32_t own_sndbuf(unsigned int queue, unsigned int k)
 {
 	return 1000000 * (queue + 1) + k;
@@ -111,7 +111,7 @@ static void make_prog(struct tun_state_prog *prog, int ret)
 	memcpy(prog->tag, info.tag, sizeof(prog->tag));
 }
 
-/* Different from the others in every group, in as many fields as can be */
+/* A state that differs from the others in every group, in most fields */
 static void make_whole(unsigned int k)
 {
 	static const unsigned int offloads[] = {
@@ -163,7 +163,7 @@ static void make_whole(unsigned int k)
 	}
 }
 
-/* Another thread's buffers must not be used by two calls at a time */
+/* Two calls at a time must not use the same buffers */
 static void whole_argument(struct state *st, unsigned int k, unsigned int queue)
 {
 	*st = t.whole[k];
@@ -191,9 +191,7 @@ static const struct {
 	COMPARED(FILTER, filter, filter.action),
 };
 
-/* A flow goes when it is old, so some may be missing, but the others are old
- * then, too; all of them may.
- */
+/* Flows expire: some or all may be missing, if the others are old, too. */
 static bool flows_match(const struct state *got, const struct state *want)
 {
 	unsigned int i, j = 0;
@@ -319,7 +317,7 @@ static void check_flows(const struct state *st)
 	}
 }
 
-/* The calls; one without a device does not count */
+/* The calls; those without a device do not count */
 
 static bool had_device(int err)
 {
@@ -343,7 +341,7 @@ static void get_job(struct job *job)
 		err = state_get(t.fd[queue], mask, &st);
 		if (!had_device(err))
 			continue;
-		/* More has been learned than there is room for */
+		/* The device has learned more flows than the buffer holds */
 		if (err == ENOSPC && st.s.failed == TUN_STATE_FLOWS &&
 		    st.s.flows.count > MAX_FLOWS &&
 		    !(t.groups & TUN_STATE_FLOWS))
@@ -397,7 +395,7 @@ static void check_job(struct job *job)
 		k = pick(job, STATES);
 		mask = t.groups & ~TUN_STATE_FLOWS;
 		whole_argument(&st, k, queue);
-		/* What the queue has of its own is another matter */
+		/* Each queue has its own send buffer size */
 		if (!t.one_queue)
 			mask &= ~TUN_STATE_SNDBUF;
 		err = state_check(t.fd[queue], mask, &st);
@@ -418,7 +416,7 @@ static void check_job(struct job *job)
 	}
 }
 
-/* What happens meanwhile */
+/* Other threads */
 
 #define PACKET_LEN 64
 
@@ -445,7 +443,7 @@ static void expect_errno(const char *what, const int *expected)
 	fail("%s: %m", what);
 }
 
-/* From the host to the device */
+/* Send packets from the host to the device */
 static void send_job(struct job *job)
 {
 	static const int expected[] = { ENETDOWN, ENXIO, ENOBUFS, ENODEV, 0 };
@@ -511,7 +509,7 @@ static void read_job(struct job *job)
 	} while (go_on(job));
 }
 
-/* What is in front of the packet depends on a state that may just have gone */
+/* The header of a packet may belong to a state that has just been replaced */
 static void write_job(struct job *job)
 {
 	static const unsigned int headers[] = { 0, 4, 10, 14, 12, 16, 20, 24 };
@@ -532,7 +530,7 @@ static void write_job(struct job *job)
 	} while (go_on(job));
 }
 
-/* The first queue stays, or there would be none that has carrier */
+/* The first queue stays attached: the carrier needs one */
 static void attach_job(struct job *job)
 {
 	static const int expected[] = { EINVAL, 0 };
@@ -547,7 +545,7 @@ static void attach_job(struct job *job)
 	} while (go_on(job));
 }
 
-/* EINVAL: what it was based upon is not true any more */
+/* EINVAL: the queue has changed since it was read */
 static void place_job(struct job *job)
 {
 	unsigned int queue;
@@ -574,7 +572,7 @@ static void place_job(struct job *job)
 	} while (go_on(job));
 }
 
-/* Replaces a file and so closes its queue; a call may still be on it */
+/* Replace a file, which closes its queue; a call may still use it */
 static void reopen_job(struct job *job)
 {
 	unsigned int queue;
@@ -653,8 +651,8 @@ static void filter_job(struct job *job)
 	} while (go_on(job));
 }
 
-/* On a queue of its own, as what has been captured goes with the next GET on
- * the file; whoever else replaces the programs, they can be put back.
+/* Restore the captured programs after others have replaced them. Use a queue of
+ * its own: the next TUNGETSTATE on a file replaces its captured programs.
  */
 static void prog_job(struct job *job)
 {
@@ -689,7 +687,7 @@ static void prog_job(struct job *job)
 	close(fd);
 }
 
-/* Without a queue of its own: EBADF when it is another one's turn */
+/* On a shared queue: EBADF after another thread has captured */
 static void captured_job(struct job *job)
 {
 	unsigned int queue;
@@ -710,7 +708,7 @@ static void captured_job(struct job *job)
 	} while (go_on(job));
 }
 
-/* Make the device through the files that have lost theirs */
+/* Make the device again, through the files that have lost it */
 static void recreate(void)
 {
 	struct ifreq ifr = {};
@@ -722,7 +720,7 @@ static void recreate(void)
 		if (state_get(t.fd[i], 0, &st) != EBADFD)
 			fail("queue %u is not without a device", i);
 	}
-	/* It shares its place with the index that the queue has had */
+	/* Reset the ifindex: a former queue has its queue index there */
 	if (ioctl(t.fd[0], TUNSETIFINDEX, &ifindex))
 		fail("TUNSETIFINDEX: %m");
 	for (i = 0; i < QUEUES; i++) {
@@ -768,7 +766,7 @@ static bool wait_for_ebadfd(void)
 	return false;
 }
 
-/* The device goes with the namespace, which nothing else refers to */
+/* The device goes with its namespace, to which nothing else refers */
 static void netns_job(struct job *job)
 {
 	int home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
@@ -796,7 +794,7 @@ static void netns_job(struct job *job)
 	close(home);
 }
 
-/* What a file learns, and a table that is as large as can be */
+/* Learn flows from packets, and fill the table */
 static void learn_job(struct job *job)
 {
 	static const int expected[] = { EINVAL, EIO, EBADFD, EAGAIN, 0 };
@@ -837,7 +835,7 @@ static void flows_job(struct job *job)
 				fail("flow %u of %u: %x", i, s.flows.count,
 				     flows[i].rxhash);
 		}
-		/* Some stay, some go, and some are new */
+		/* Some flows stay, some go, and some are new */
 		for (i = 0; i < s.flows.count; i += 2)
 			flows[i].rxhash ^= 1 + pick(job, 1000);
 		if (ioctl(fd, TUNSETSTATE, &s) && errno != EINVAL)
@@ -859,7 +857,7 @@ static void unload_job(struct job *job)
 	} while (go_on(job));
 }
 
-/* What starts, ends and looks after them */
+/* Start and end the threads, and watch them */
 
 static void *thread(void *arg)
 {
@@ -918,7 +916,7 @@ static int drain(void)
 	return n;
 }
 
-/* The link comes up some time after it is told to */
+/* Wait for the link, which comes up late */
 static bool traffic_out(void)
 {
 	int i;
@@ -959,7 +957,7 @@ static bool traffic_in(void)
 	return n == QUEUES;
 }
 
-/* Everything works as if nothing had been */
+/* Check that the device works as before */
 static void finish(void)
 {
 	struct ifreq ifr = { .ifr_qlen = 500 };
@@ -1048,7 +1046,7 @@ FIXTURE_TEARDOWN(stress)
 		EXPECT_EQ(0, t.failures);			\
 	} while (0)
 
-/* On one file: what the queue has of its own belongs to the whole as well */
+/* On one file: the groups of the queue belong to the whole state, too */
 STRESS(one_queue)
 {
 	t.one_queue = true;
@@ -1159,7 +1157,7 @@ STRESS(programs)
 	RUN();
 }
 
-/* Only flows: a state that is set by others would end the learning */
+/* Flows only: any other state that is set would end the learning */
 STRESS(flows)
 {
 	struct state st;
@@ -1178,7 +1176,7 @@ STRESS(flows)
 	RUN();
 }
 
-/* A call that waits for its argument, and nothing but it keeps the file */
+/* A call that waits for its argument while nothing else holds the file */
 struct blocked {
 	int fd;
 	struct tun_state *s;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the tests of TUNGETSTATE and TUNSETSTATE share: devices in a network
- * namespace of their own, and the other interfaces to the same state.
+ * Helpers for the tests of TUNGETSTATE and TUNSETSTATE: devices in a new
+ * network namespace, and the older interfaces to the state of a device.
  */
 #ifndef TUN_STATE_UTIL_H
 #define TUN_STATE_UTIL_H
@@ -39,8 +39,8 @@
 #include <linux/sockios.h>
 
 /*
- * A kernel that checks itself, emulated on a busy machine, needs minutes for
- * what takes a second elsewhere, and that is not what these tests are about.
+ * A debug kernel, emulated on a busy machine, may need minutes where others
+ * need a second.
  */
 #ifdef TEST_TIMEOUT_DEFAULT
 #undef TEST_TIMEOUT_DEFAULT
@@ -59,7 +59,7 @@
 #define ALL_GROUPS (TUN_STATE_QUEUES * 2 - 1)
 #define GET_ONLY (TUN_STATE_XDP | TUN_STATE_QUEUES)
 
-/* struct tun_state with room for what it points to */
+/* struct tun_state with its user buffers */
 struct state {
 	struct tun_state s;
 	struct sock_filter insns[MAX_INSNS];
@@ -76,7 +76,7 @@ static inline void state_point(struct state *st)
 	st->s.queues.entry_size = sizeof(st->queues[0]);
 }
 
-/* Returns 0 or an errno, as do the following ones */
+/* Return 0 or an errno, as do the next functions */
 static inline int state_get(int fd, uint64_t mask, struct state *st)
 {
 	memset(st, 0, sizeof(*st));
@@ -88,7 +88,7 @@ static inline int state_get(int fd, uint64_t mask, struct state *st)
 	return ioctl(fd, TUNGETSTATE, &st->s) ? errno : 0;
 }
 
-/* The argument is left alone but for the header, where the answer is */
+/* The kernel writes its answer to the header of the argument */
 static inline int state_set_flags(int fd, uint64_t mask, struct state *st,
 				  uint32_t flags)
 {
@@ -107,7 +107,7 @@ static inline int state_check(int fd, uint64_t mask, struct state *st)
 	return state_set_flags(fd, mask, st, TUN_STATE_F_CHECK);
 }
 
-/* Everything the kernel can report, without what changes by itself */
+/* Read all groups, without the fields that change by themselves */
 static inline int state_snapshot(int fd, struct state *st)
 {
 	int i, err;
@@ -121,14 +121,14 @@ static inline int state_snapshot(int fd, struct state *st)
 	return err;
 }
 
-/* For snapshots: compare the groups, not the headers. Says where they differ */
+/* Compare the groups of two snapshots and print the first difference */
 static inline bool state_equal(const struct state *a, const struct state *b)
 {
 	size_t start = offsetof(struct tun_state, identity), i;
 	const unsigned char *x = (const void *)a, *y = (const void *)b;
 	struct state copy = *b;
 
-	/* Where the caller's buffers are does not count */
+	/* Ignore the addresses of the user buffers */
 	copy.s.sockfilter.insns = a->s.sockfilter.insns;
 	copy.s.flows.flows = a->s.flows.flows;
 	copy.s.queues.queues = a->s.queues.queues;
@@ -143,7 +143,7 @@ static inline bool state_equal(const struct state *a, const struct state *b)
 	return true;
 }
 
-/* Entries of the flow table go by themselves after 3 s */
+/* Forget the flows, which expire after 3 s */
 static inline void state_drop_flows(struct state *st)
 {
 	st->s.flows.count = 0;
@@ -158,7 +158,7 @@ static inline uint64_t now_ms(void)
 	return (uint64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-/* Whether a device still has the state of a snapshot */
+/* True if a device still has the state of a snapshot */
 static inline bool state_unchanged(int fd, const struct state *before)
 {
 	struct state now;
@@ -260,7 +260,7 @@ static inline int tun_open(void)
 	return open("/dev/net/tun", O_RDWR | O_NONBLOCK);
 }
 
-/* A queue on a device, which is made if need be; its name is filled in */
+/* Open a queue; make the device if there is none, and fill in its name */
 static inline int tun_queue(char *name, unsigned int flags)
 {
 	struct ifreq ifr = { .ifr_flags = flags };
@@ -277,8 +277,8 @@ static inline int tun_queue(char *name, unsigned int flags)
 	return fd;
 }
 
-/* The classic filter of the device. The kernel knows these ioctls by the layout
- * of its own pointers only, so a 32-bit program must speak of 64-bit ones.
+/* The classic filter of the device. The number of these ioctls depends on the
+ * size of the kernel's pointers, so a 32-bit program must pass 64-bit ones.
  */
 struct tun_fprog {
 	__u16 len;
@@ -312,14 +312,14 @@ static inline int tun_set_queue(int fd, unsigned int flags)
 	return ioctl(fd, TUNSETQUEUE, &ifr);
 }
 
-/* Why no tests of tun can run here, or NULL. Enters a new network namespace. */
+/* Enter a new network namespace. Return NULL, or why tun cannot be tested. */
 static inline const char *tun_enter(void)
 {
 	int fd;
 
 	if (unshare(CLONE_NEWNET))
 		return "cannot unshare(CLONE_NEWNET), are you root?";
-	/* No router solicitations and the like among the test's packets */
+	/* Keep router solicitations out of the test's packets */
 	write_file("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
 
 	fd = tun_open();
@@ -329,7 +329,7 @@ static inline const char *tun_enter(void)
 	return NULL;
 }
 
-/* The same, with the ioctls that most of them are about */
+/* Enter a new network namespace; also check for TUNGETSTATE */
 static inline const char *tun_state_enter(void)
 {
 	char name[IFNAMSIZ] = "probe";
@@ -349,7 +349,7 @@ static inline const char *tun_state_enter(void)
 	return why;
 }
 
-/* Interface flags, queue length, name: by the network's own ioctls */
+/* Interface flags, queue length, name: by ioctls of sockets */
 static inline int netdev_ioctl(const char *name, int request,
 			       struct ifreq *ifr)
 {
@@ -383,7 +383,7 @@ static inline int netdev_ethtool(const char *name, void *data)
 	return netdev_ioctl(name, SIOCETHTOOL, &ifr);
 }
 
-/* What rtnetlink says about a tun device */
+/* A tun device as rtnetlink reports it */
 struct link_info {
 	int ifindex;
 	unsigned int mtu;
@@ -529,8 +529,8 @@ static inline int netdev_info(const char *name, struct link_info *li)
 	return 0;
 }
 
-/* Whether the network sees the carrier go or come, which takes it a while. Until
- * then packets are dropped or not as before.
+/* Wait for the network stack to see a change of the carrier. Until then it
+ * drops packets, or passes them, as before.
  */
 static inline bool netdev_running(const char *name, bool running)
 {
@@ -545,7 +545,7 @@ static inline bool netdev_running(const char *name, bool running)
 	return false;
 }
 
-/* Returns 0 or an error */
+/* Return 0 or a negative errno */
 static inline int rtnl_ack(struct link_req *req)
 {
 	struct {
@@ -573,7 +573,7 @@ static inline int netdev_delete(const char *name)
 	return rtnl_ack(&req);
 }
 
-/* To another network namespace */
+/* Move a device to another network namespace */
 static inline int netdev_move(const char *name, int netns)
 {
 	struct link_req req = {
@@ -655,7 +655,7 @@ static inline bool prog_there(uint32_t id)
 	return fd >= 0 || errno != ENOENT;
 }
 
-/* Whether a program goes away, which takes a grace period or two */
+/* Wait for a program to be freed, after a grace period or two */
 static inline bool prog_gone(uint32_t id)
 {
 	int i;
@@ -704,8 +704,8 @@ static inline int send_packets(const char *name, int n)
 	return sent;
 }
 
-/* A socket for the packets of a device: what is sent goes to its reader, what
- * is received is what has been written to it.
+/* A socket for the packets of a device: it sends to the reader of the device,
+ * and receives packets that were written to the device.
  */
 static inline int packet_socket(const char *name)
 {
@@ -731,8 +731,8 @@ static inline int packet_socket(const char *name)
 #define FRAME_SIZE 64
 #define FRAME_MARK 20
 
-/* A packet that nobody but the test cares for, and that it knows by a mark. For
- * a TUN it looks like IPv4.
+/* A packet that only the test receives, and recognizes by its mark. For a TUN
+ * it looks like IPv4.
  */
 static inline void frame_make(unsigned char *frame, bool tap,
 			      unsigned char mark)

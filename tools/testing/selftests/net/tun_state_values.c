@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What TUNSETSTATE promises for any group: all or nothing, no-ops that are
- * none, a comparison that changes nothing, and the same state on another
- * device.
+ * Values that TUNSETSTATE takes and refuses, field by field: a good value is
+ * reported by TUNGETSTATE, a bad one changes nothing. Also no-ops, comparison,
+ * notifications, and the state of one device on a fresh one.
+ *
+ * tun_state_all_or_nothing is about calls that fail for any other reason.
  */
 #include <poll.h>
 
@@ -10,14 +12,14 @@
 #include "tun_state_util.h"
 
 /*
- * Changes to the state of a device, good and bad. Each is made to what
- * TUNGETSTATE returned; a bad one is refused with @err.
+ * A change to the answer of TUNGETSTATE. A good one has no @err; a bad one is
+ * refused with @err.
  */
 struct change {
 	struct state_change change;
 	int err;
 	bool check_fails;	/* TUN_STATE_F_CHECK refuses it as well */
-	bool tap_only;		/* another case on a TUN */
+	bool tap_only;		/* a TUN refuses it */
 };
 
 #define TO(_group, member, _value)					\
@@ -27,7 +29,7 @@ struct change {
 	  .tap_only = true }
 #define FLIP(_group, member, _value)					\
 	{ { STATE_FIELD(_group, member), .value = (_value), .xor = true } }
-/* Refused on this device, and just different for a comparison */
+/* Refused on this device; TUN_STATE_F_CHECK reports a difference */
 #define NOT_HERE(_err, _group, member, _value)				\
 	{ { STATE_FIELD(_group, member), .value = (_value),		\
 	    .xor = true }, .err = (_err) }
@@ -108,7 +110,7 @@ static const struct change bad[] = {
 	INVALID(SOCKFILTER, tmpl.sockfilter.reserved, 1),
 	INVALID(SOCKFILTER, tmpl.sockfilter.count, BPF_MAXINSNS + 1),
 	INVALID(SOCKFILTER, tmpl.sockfilter.count, 0x10001),
-	/* The second instruction of its buffer is no end of a program */
+	/* The second instruction of the buffer is invalid */
 	INVALID(SOCKFILTER, tmpl.sockfilter.count, 2),
 	NOT_HERE(EBADF, STEERING, tmpl.steering.id, 0x1000000),
 	NOT_HERE(EBADF, FILTER, tmpl.filter.id, 0x1000000),
@@ -123,14 +125,14 @@ static const struct change bad[] = {
 	NOT_HERE(EINVAL, QUEUE, tmpl.queue.flags, TUN_STATE_QUEUE_NAPI_FRAGS),
 	INVALID(FLOWS, tmpl.flows.entry_size, 0),
 	INVALID(FLOWS, tmpl.flows.entry_size, 24),
-	/* The buffer has a third flow that is like the second one */
+	/* The third flow of the buffer repeats the second one */
 	INVALID(FLOWS, tmpl.flows.count, 3),
 	INVALID(FLOWS, tmpl.flows.count, 4097),
 	INVALID(QUEUE, tmpl.queue.flags, 0x20),
 	INVALID(QUEUE, tmpl.queue.reserved, 1),
 };
 
-/* Whether a good change is one for this device on this kernel */
+/* True if this device on this kernel can have the value of a good change */
 static bool possible(const struct state *st, const struct change *c)
 {
 	if (c->tap_only && st->s.device.flags & IFF_TUN)
@@ -139,7 +141,7 @@ static bool possible(const struct state *st, const struct change *c)
 	       !(c->change.value & ~(uint64_t)st->s.offload.supported);
 }
 
-/* What is in the buffers whenever their counts are not zero */
+/* Fill the user buffers; the counts say how much of them is used */
 static void fill_buffers(struct state *st)
 {
 	st->insns[0] = (struct sock_filter){ BPF_RET | BPF_K, 0, 0, 0xffff };
@@ -157,7 +159,7 @@ static void apply(struct state *st, const struct change *c)
 	state_change(st, &c->change);
 }
 
-/* Change every group that can be, other than one */
+/* Apply all good changes, except those of one group */
 static void apply_others(struct state *st, uint64_t group)
 {
 	unsigned int i;
@@ -167,7 +169,7 @@ static void apply_others(struct state *st, uint64_t group)
 			apply(st, &good[i]);
 }
 
-/* The state to expect after setting this one through the first queue */
+/* The state to expect after this one is set through the first queue */
 static struct state result(const struct state *st)
 {
 	struct state want = *st;
@@ -176,7 +178,7 @@ static struct state result(const struct state *st)
 	want.s.queue.sndbuf = st->s.sndbuf.queue;
 	want.queues[0].sndbuf = st->s.sndbuf.queue;
 	if (st->s.sockfilter.count) {
-		/* The queue has been said to have none */
+		/* queue.flags keeps the program from the first queue */
 		for (i = 1; i < st->s.queues.count; i++)
 			want.queues[i].flags |= TUN_STATE_QUEUE_SOCKFILTER;
 	}
@@ -192,9 +194,9 @@ FIXTURE(dev)
 {
 	char name[IFNAMSIZ];
 	int fd;
-	struct state before;	/* all there is */
+	struct state before;	/* snapshot of all groups */
 	struct state st;
-	uint64_t all;		/* what can be set */
+	uint64_t all;		/* groups that can be set */
 };
 
 FIXTURE_VARIANT(dev)
@@ -296,7 +298,7 @@ TEST_F(dev, all_at_once)
 	EXPECT_TRUE(state_unchanged(self->fd, &want));
 }
 
-/* Only what the mask names is looked at */
+/* Groups outside the mask are ignored */
 TEST_F(dev, mask)
 {
 	uint64_t bit;
@@ -368,7 +370,7 @@ TEST_F(dev, bad)
 	}
 }
 
-/* Detaching its only queue is not for a device with a single one */
+/* Only a multi-queue device can detach its last queue */
 TEST_F(dev, detach)
 {
 	int expected = variant->flags & IFF_MULTI_QUEUE ? 0 : EINVAL;
@@ -379,7 +381,7 @@ TEST_F(dev, detach)
 		EXPECT_TRUE(state_unchanged(self->fd, &self->before));
 }
 
-/* A queue that can be detached is not when something else fails */
+/* A queue stays attached if another group of the call fails */
 TEST_F(dev, detach_or_nothing)
 {
 	self->st.s.queue.flags &= ~TUN_STATE_QUEUE_ATTACHED;
@@ -401,7 +403,7 @@ static int link_monitor(void)
 	return fd;
 }
 
-/* How many messages there are */
+/* Count the messages */
 static int link_events(int fd)
 {
 	char buf[8192];
@@ -412,7 +414,7 @@ static int link_events(int fd)
 	return n;
 }
 
-/* Setting what is there is a no-op, in every group, and so is any comparison */
+/* To set the current state is a no-op in every group; so is any comparison */
 TEST_F(dev, noop)
 {
 	struct state now;
@@ -420,14 +422,14 @@ TEST_F(dev, noop)
 
 	/* A device that is down is silent */
 	ASSERT_EQ(0, netdev_up(self->name));
-	/* Twice: with the defaults, and with everything changed */
+	/* Twice: with the defaults, and with all groups changed */
 	for (i = 0; i < 2; i++) {
 		events = link_monitor();
 		ASSERT_GE(events, 0);
 		ASSERT_EQ(0, state_snapshot(self->fd, &self->before));
 
-		/* An event of the link itself comes late, at any time, but not
-		 * again and again
+		/* An event of the link itself may come late, but does not
+		 * repeat
 		 */
 		for (late = 0; late < 5; late++) {
 			link_events(events);
@@ -454,8 +456,8 @@ TEST_F(dev, noop)
 		}
 		EXPECT_LT(late, 5);
 
-		/* So that silence means something. Flows go by themselves, so
-		 * none are there in the second round.
+		/* Check that changes do send messages. Leave out the flows:
+		 * they would expire in the second round.
 		 */
 		now.s.flows.count = 0;
 		ASSERT_EQ(0, state_set(self->fd, self->all, &now));
@@ -464,7 +466,7 @@ TEST_F(dev, noop)
 	}
 }
 
-/* What RTM_NEWLINK shows is announced by each group that has some of it */
+/* A group that changes a value of RTM_NEWLINK sends that message */
 TEST_F(dev, notify)
 {
 	const uint64_t mask = TUN_STATE_FLAGS | TUN_STATE_OWNER;
@@ -487,7 +489,7 @@ TEST_F(dev, notify)
 		self->st.s.owner.gid = 1000 + late;
 		ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
 		good &= link_events(events) == 1;
-		/* Once for all of them, and not for what it does not show */
+		/* One message for all groups; none for a value it lacks */
 		self->st.s.owner.gid = 2000 + late;
 		self->st.s.device.flags ^= IFF_ONE_QUEUE;
 		ASSERT_EQ(0, state_set(self->fd, mask, &self->st));
@@ -502,9 +504,7 @@ TEST_F(dev, notify)
 	close(events);
 }
 
-/* After an error the mask is that of the call, with the groups that would have
- * been passed over
- */
+/* An error leaves the mask alone, with the groups that can only be read */
 TEST_F(dev, failed_mask)
 {
 	uint64_t mask = self->before.s.supported;
@@ -515,7 +515,7 @@ TEST_F(dev, failed_mask)
 	EXPECT_EQ(TUN_STATE_IDENTITY, self->st.s.failed);
 }
 
-/* A program that differs in one instruction only */
+/* Programs that differ in one instruction */
 TEST_F(dev, sockfilter_instruction)
 {
 	const uint64_t mask = TUN_STATE_SOCKFILTER;
@@ -533,7 +533,7 @@ TEST_F(dev, sockfilter_instruction)
 	EXPECT_EQ(65, self->st.insns[0].k);
 }
 
-/* A no-op needs no rights either */
+/* A no-op needs no rights */
 TEST_F(dev, noop_without_rights)
 {
 	ASSERT_EQ(0, ioctl(self->fd, TUNSETOWNER, 4711));
@@ -566,7 +566,7 @@ TEST_F(dev, fresh)
 		ASSERT_GE(fd[1][i], 0);
 	}
 
-	/* Nothing is left at its default */
+	/* Change every group from its default */
 	for (i = 0; i < 2; i++) {
 		prog[i] = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 64 + i);
 		ASSERT_GE(prog[i], 0);
@@ -585,9 +585,9 @@ TEST_F(dev, fresh)
 	for (i = 0; i < n; i++)
 		ASSERT_EQ(0, state_get(fd[0][i], ALL_GROUPS, &a[i]));
 
-	/* The attached ones in the order of their index, then the detached one.
-	 * The second device does not have the programs, so it must be given
-	 * them.
+	/* The attached queues in the order of their index, then the detached
+	 * one. The files of the second device have not reported the programs:
+	 * pass them as fds.
 	 */
 	mask = self->all & ~TUN_STATE_IDENTITY;
 	for (d = 0; d < n; d++) {
@@ -615,7 +615,7 @@ TEST_F(dev, fresh)
 		if (i)
 			close(fd[0][i]);
 	}
-	/* Persistent by now */
+	/* Both devices are persistent by now */
 	EXPECT_EQ(0, netdev_delete(name));
 	EXPECT_EQ(0, netdev_delete(self->name));
 }
