@@ -14,7 +14,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "../unit/tap-local-rig.h"
+#include "../unit/tap-local-fixture.h"
 
 #include <net/if.h>
 #include <sys/ioctl.h>
@@ -43,19 +43,19 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     Error *err = NULL;
     int size = 12;
 
-    if (!tap_local_rig_init(&err)) {
+    if (!tap_local_fixture_init(&err)) {
         error_report_err(err);
         exit(EXIT_FAILURE);
     }
-    rig.mode = RIG_LOCAL | RIG_MACHINE_READY;
+    fixture.mode = FIXTURE_LOCAL | FIXTURE_MACHINE_READY;
 
-    taps[0] = tap_local_rig_open_tun("tap0",
-                                     IFF_TAP | IFF_NO_PI | IFF_VNET_HDR);
-    taps[1] = tap_local_rig_open_tun("tap1", IFF_TAP | IFF_NO_PI);
-    other_fds[0] = tap_local_rig_open_tun("tun0", IFF_TUN | IFF_NO_PI |
-                                          IFF_VNET_HDR);
-    other_fds[1] = tap_local_rig_open_tun("tap2", IFF_TAP | IFF_NO_PI |
-                                          IFF_VNET_HDR | IFF_MULTI_QUEUE);
+    taps[0] = tap_local_fixture_open_tun("tap0",
+                                         IFF_TAP | IFF_NO_PI | IFF_VNET_HDR);
+    taps[1] = tap_local_fixture_open_tun("tap1", IFF_TAP | IFF_NO_PI);
+    other_fds[0] = tap_local_fixture_open_tun("tun0", IFF_TUN | IFF_NO_PI |
+                                              IFF_VNET_HDR);
+    other_fds[1] = tap_local_fixture_open_tun("tap2", IFF_TAP | IFF_NO_PI |
+                                              IFF_VNET_HDR | IFF_MULTI_QUEUE);
     if (ioctl(other_fds[1], TUNSETVNETHDRSZ, &size)) {
         error_report("cannot set the vnet header: %s", strerror(errno));
         exit(EXIT_FAILURE);
@@ -93,28 +93,28 @@ static void check_loaded(void)
     struct ifreq ifr = { };
     size_t size;
 
-    g_assert(tap_local_check_ready(rig.local, NULL));
-    g_assert(tap_local_is_held(rig.local));
-    g_assert(!tap_local_owns_device(rig.local));
-    g_assert(!tap_local_has_received(rig.local));
-    g_assert(!ioctl(rig.queue.fd, TUNGETIFF, &ifr));
+    g_assert(tap_local_check_ready(fixture.local, NULL));
+    g_assert(tap_local_is_held(fixture.local));
+    g_assert(!tap_local_owns_device(fixture.local));
+    g_assert(!tap_local_has_received(fixture.local));
+    g_assert(!ioctl(fixture.queue.fd, TUNGETIFF, &ifr));
     g_assert(ifr.ifr_flags & IFF_TAP);
 
-    tap_local_rig_run(RUN_STATE_RUNNING);
-    g_assert(!tap_local_is_held(rig.local));
-    g_assert(tap_local_may_read(rig.local));
+    tap_local_fixture_run(RUN_STATE_RUNNING);
+    g_assert(!tap_local_is_held(fixture.local));
+    g_assert(tap_local_may_read(fixture.local));
 
-    size = tap_local_take_received(rig.local, buf);
-    g_assert(!size || size >= rig.queue.host_vnet_hdr_len + ETH_HLEN);
+    size = tap_local_take_received(fixture.local, buf);
+    g_assert(!size || size >= fixture.queue.host_vnet_hdr_len + ETH_HLEN);
     g_assert(size <= NET_BUFSIZE);
-    g_assert(tap_local_flush_sent(rig.local));
+    g_assert(tap_local_flush_sent(fixture.local));
 }
 
 static void check_failed(void)
 {
-    tap_local_rig_fail();
-    g_assert(rig.queue.fd < 0);
-    g_assert(!tap_local_check_ready(rig.local, NULL));
+    tap_local_fixture_fail();
+    g_assert(fixture.queue.fd < 0);
+    g_assert(!tap_local_check_ready(fixture.local, NULL));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -128,7 +128,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         .has_kernel_state = true,
         .has_vnet_hdr = true,
     };
-    int before[2][3], tap, kind, next_fd;
+    int before[2][3], tap, fd, kind, next_fd;
     uint8_t opt;
 
     if (size < 2) {
@@ -143,16 +143,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (int i = 0; i < ARRAY_SIZE(taps); i++) {
         read_device(taps[i], before[i]);
     }
-    next_fd = tap_local_rig_next_fd();
+    next_fd = tap_local_fixture_next_fd();
 
-    tap_local_rig_new(&options, !!(opt & OPT_QUEUE_1), -1,
-                      RUN_STATE_INMIGRATE);
-    rig.queue.using_vnet_hdr = opt & OPT_USING_VNET_HDR;
+    tap_local_fixture_new(&options, !!(opt & OPT_QUEUE_1), -1,
+                          RUN_STATE_INMIGRATE);
+    fixture.queue.using_vnet_hdr = opt & OPT_USING_VNET_HDR;
 
-    if (tap_local_rig_load(data + 2, size - 2,
-                           kind < ARRAY_SIZE(other_fds) ? other_fds[kind] : tap,
-                           (data[1] >> 4) % 5)) {
-        g_assert(!rig.error);
+    fd = kind < ARRAY_SIZE(other_fds) ? other_fds[kind] : tap;
+    if (tap_local_fixture_load(data + 2, size - 2, fd, (data[1] >> 4) % 5)) {
+        g_assert(!fixture.error);
         check_loaded();
         fuzz_accepted++;
     } else {
@@ -161,7 +160,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (int i = 0; i < ARRAY_SIZE(taps); i++) {
         check_device(taps[i], before[i]);
     }
-    tap_local_rig_free();
-    g_assert(tap_local_rig_next_fd() == next_fd);
+    tap_local_fixture_free();
+    g_assert(tap_local_fixture_next_fd() == next_fd);
     return 0;
 }

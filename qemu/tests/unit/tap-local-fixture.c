@@ -7,7 +7,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "tap-local-rig.h"
+#include "tap-local-fixture.h"
 #include "net/tap_int.h"
 
 #include <net/if.h>
@@ -31,7 +31,7 @@
 
 #define MAX_FDS 4
 
-TapLocalRig rig;
+TapLocalFixture fixture;
 
 /* What the object under test told QEMU about itself */
 static NetClientState client;
@@ -43,13 +43,13 @@ static NotifierWithReturn *incoming, *normal;
 
 static void get_queue(NetClientState *nc, TapLocalQueue *queue)
 {
-    *queue = rig.queue;
+    *queue = fixture.queue;
 }
 
 static void set_queue(NetClientState *nc, const TapLocalQueue *queue,
                       const char *ifname)
 {
-    rig.queue = *queue;
+    fixture.queue = *queue;
     g_assert(strnlen(ifname, IFNAMSIZ) < IFNAMSIZ);
 }
 
@@ -60,17 +60,17 @@ static void update(NetClientState *nc)
 static void apply(NetClientState *nc, TapSetting setting, int value)
 {
     g_assert(setting < TAP_SETTING__MAX);
-    rig.applied[setting]++;
-    rig.value[setting] = value;
+    fixture.applied[setting]++;
+    fixture.value[setting] = value;
 }
 
 static bool transmit(NetClientState *nc, const uint8_t *data, uint32_t size)
 {
     g_assert(size && size <= NET_BUFSIZE);
-    if (!rig.blocked) {
-        g_byte_array_append(rig.transmitted, data, size);
+    if (!fixture.blocked) {
+        g_byte_array_append(fixture.transmitted, data, size);
     }
-    return !rig.blocked;
+    return !fixture.blocked;
 }
 
 static const TapLocalOps ops = {
@@ -151,10 +151,10 @@ void migration_remove_incoming_notifier(NotifierWithReturn *notify)
 
 void migration_report_error(Error *err)
 {
-    g_assert(!rig.error);
-    rig.error = g_strdup(error_get_pretty(err));
+    g_assert(!fixture.error);
+    fixture.error = g_strdup(error_get_pretty(err));
     error_free(err);
-    g_assert(strlen(rig.error));
+    g_assert(strlen(fixture.error));
 }
 
 MigrationState *migrate_get_current(void)
@@ -166,32 +166,32 @@ MigrationState *migrate_get_current(void)
 
 bool migrate_local(void)
 {
-    return rig.mode & RIG_LOCAL;
+    return fixture.mode & FIXTURE_LOCAL;
 }
 
 MigMode migrate_mode(void)
 {
-    return rig.mode & RIG_CPR ? MIG_MODE_CPR_TRANSFER : MIG_MODE_NORMAL;
+    return fixture.mode & FIXTURE_CPR ? MIG_MODE_CPR_TRANSFER : MIG_MODE_NORMAL;
 }
 
 bool cpr_is_incoming(void)
 {
-    return rig.mode & RIG_CPR;
+    return fixture.mode & FIXTURE_CPR;
 }
 
 bool phase_check(MachineInitPhase phase)
 {
-    return rig.mode & RIG_MACHINE_READY;
+    return fixture.mode & FIXTURE_MACHINE_READY;
 }
 
 RunState runstate_get(void)
 {
-    return rig.runstate;
+    return fixture.runstate;
 }
 
 bool runstate_check(RunState state)
 {
-    return rig.runstate == state;
+    return fixture.runstate == state;
 }
 
 void qemu_flush_queued_packets(NetClientState *nc)
@@ -205,11 +205,11 @@ NICState *qemu_get_nic(NetClientState *nc)
 
 /* What the tests call */
 
-bool tap_local_rig_init(Error **errp)
+bool tap_local_fixture_init(Error **errp)
 {
     client.name = (char *)"net0";
-    rig.queue.fd = -1;
-    rig.transmitted = g_byte_array_new();
+    fixture.queue.fd = -1;
+    fixture.transmitted = g_byte_array_new();
     module_call_init(MODULE_INIT_QOM);
     if (access("/dev/net/tun", R_OK | W_OK)) {
         error_setg_errno(errp, errno, "cannot open /dev/net/tun");
@@ -222,7 +222,7 @@ bool tap_local_rig_init(Error **errp)
     return true;
 }
 
-int tap_local_rig_open_tun(const char *name, int flags)
+int tap_local_fixture_open_tun(const char *name, int flags)
 {
     struct ifreq ifr = { .ifr_flags = flags };
     int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK);
@@ -235,27 +235,28 @@ int tap_local_rig_open_tun(const char *name, int flags)
     return fd;
 }
 
-void tap_local_rig_new(const NetdevTapOptions *options, int index, int fd,
-                       RunState runstate)
+void tap_local_fixture_new(const NetdevTapOptions *options, int index, int fd,
+                           RunState runstate)
 {
-    g_assert(!rig.local);
-    rig.runstate = runstate;
-    rig.queue.fd = fd;
-    memset(rig.applied, 0, sizeof(rig.applied));
-    g_byte_array_set_size(rig.transmitted, 0);
-    rig.blocked = false;
-    g_clear_pointer(&rig.error, g_free);
-    rig.local = tap_local_new(&client, options, index, fd, &ops, &error_abort);
+    g_assert(!fixture.local);
+    fixture.runstate = runstate;
+    fixture.queue.fd = fd;
+    memset(fixture.applied, 0, sizeof(fixture.applied));
+    g_byte_array_set_size(fixture.transmitted, 0);
+    fixture.blocked = false;
+    g_clear_pointer(&fixture.error, g_free);
+    fixture.local = tap_local_new(&client, options, index, fd, &ops,
+                                  &error_abort);
 }
 
-void tap_local_rig_free(void)
+void tap_local_fixture_free(void)
 {
-    tap_local_free(rig.local);
-    rig.local = NULL;
-    if (rig.queue.fd >= 0) {
-        close(rig.queue.fd);
+    tap_local_free(fixture.local);
+    fixture.local = NULL;
+    if (fixture.queue.fd >= 0) {
+        close(fixture.queue.fd);
     }
-    rig.queue = (TapLocalQueue) { .fd = -1 };
+    fixture.queue = (TapLocalQueue) { .fd = -1 };
 }
 
 static QEMUFile *open_file(int fd, bool input)
@@ -268,7 +269,7 @@ static QEMUFile *open_file(int fd, bool input)
     return file;
 }
 
-GByteArray *tap_local_rig_save(int *fd)
+GByteArray *tap_local_fixture_save(int *fd)
 {
     GByteArray *data = g_byte_array_new();
     char control[CMSG_SPACE(sizeof(int))], chunk[4096];
@@ -281,9 +282,9 @@ GByteArray *tap_local_rig_save(int *fd)
     g_assert(!socketpair(AF_UNIX, SOCK_STREAM, 0, socks));
     file = open_file(socks[0], false);
 #if QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR < 2
-    ret = vmstate_save_state(file, section, rig.local, NULL);
+    ret = vmstate_save_state(file, section, fixture.local, NULL);
 #else
-    ret = vmstate_save_state(file, section, rig.local, NULL, NULL);
+    ret = vmstate_save_state(file, section, fixture.local, NULL, NULL);
 #endif
     if (!ret) {
         ret = qemu_fflush(file);
@@ -358,11 +359,11 @@ static bool load(int socket)
     int ret;
 
 #if QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR < 2
-    ret = vmstate_load_state(file, section, rig.local, section->version_id);
+    ret = vmstate_load_state(file, section, fixture.local, section->version_id);
 #else
     Error *err = NULL;
 
-    ret = vmstate_load_state(file, section, rig.local, section->version_id,
+    ret = vmstate_load_state(file, section, fixture.local, section->version_id,
                              &err);
     error_free(err);
 #endif
@@ -373,7 +374,7 @@ static bool load(int socket)
     return !ret;
 }
 
-bool tap_local_rig_load(const void *data, size_t size, int fd, int count)
+bool tap_local_fixture_load(const void *data, size_t size, int fd, int count)
 {
     /* To look for one more subsection, where there is nothing, is an error */
     static const uint8_t footer[] = { 0x7e, 0, 0, 0, 0 };
@@ -382,19 +383,20 @@ bool tap_local_rig_load(const void *data, size_t size, int fd, int count)
                                 sizeof(footer)));
 }
 
-bool tap_local_rig_load_end(const void *data, size_t size, int fd, int count)
+bool tap_local_fixture_load_end(const void *data, size_t size, int fd,
+                                int count)
 {
     return load(connect_section(data, size, fd, count, NULL, 0));
 }
 
-void tap_local_rig_fail(void)
+void tap_local_fixture_fail(void)
 {
     MigrationIncomingEvent event = { .type = MIG_INCOMING_FAILED };
 
     incoming->notify(incoming, &event, NULL);
 }
 
-void tap_local_rig_outgoing(MigrationEventType type)
+void tap_local_fixture_outgoing(MigrationEventType type)
 {
     MigrationEvent event = { .type = type };
     Error *err = NULL;
@@ -403,23 +405,23 @@ void tap_local_rig_outgoing(MigrationEventType type)
     g_assert_null(err);
 }
 
-void tap_local_rig_run(RunState runstate)
+void tap_local_fixture_run(RunState runstate)
 {
     bool running = runstate == RUN_STATE_RUNNING;
 
-    rig.runstate = runstate;
+    fixture.runstate = runstate;
     if (running) {
-        vm_change(rig.local, true, runstate);
+        vm_change(fixture.local, true, runstate);
         /* The main loop runs meanwhile, and the NIC may not have started */
-        g_assert_false(tap_local_may_read(rig.local));
-        vm_change_last(rig.local, true, runstate);
+        g_assert_false(tap_local_may_read(fixture.local));
+        vm_change_last(fixture.local, true, runstate);
     } else {
-        vm_change_last(rig.local, false, runstate);
-        vm_change(rig.local, false, runstate);
+        vm_change_last(fixture.local, false, runstate);
+        vm_change(fixture.local, false, runstate);
     }
 }
 
-int tap_local_rig_next_fd(void)
+int tap_local_fixture_next_fd(void)
 {
     int fd = open("/dev/null", O_RDONLY);
 

@@ -7,7 +7,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "tap-local-rig.h"
+#include "tap-local-fixture.h"
 #include "net/tap-kstate.h"
 
 #include <sys/ioctl.h>
@@ -85,9 +85,9 @@ static void new_source(const NetdevTapOptions *tap_options)
     uint8_t fields[FIELDS_SIZE];
 
     make_fields(fields);
-    tap_local_rig_new(tap_options, 0, dup(tap), RUN_STATE_RUNNING);
-    rig.queue = (TapLocalQueue) {
-        .fd = rig.queue.fd,
+    tap_local_fixture_new(tap_options, 0, dup(tap), RUN_STATE_RUNNING);
+    fixture.queue = (TapLocalQueue) {
+        .fd = fixture.queue.fd,
         .has_ufo = fields[HAS_UFO],
         .has_uso = fields[HAS_USO],
         .enabled = true,
@@ -97,7 +97,7 @@ static void new_source(const NetdevTapOptions *tap_options)
 
 static void new_target(const NetdevTapOptions *tap_options)
 {
-    tap_local_rig_new(tap_options, 0, -1, RUN_STATE_INMIGRATE);
+    tap_local_fixture_new(tap_options, 0, -1, RUN_STATE_INMIGRATE);
 }
 
 static void test_incoming_options(void)
@@ -109,19 +109,19 @@ static void test_incoming_options(void)
         bool incoming;
         const char *error;
     } cases[] = {
-        { { }, RUN_STATE_INMIGRATE, RIG_LOCAL | RIG_MACHINE_READY },
+        { { }, RUN_STATE_INMIGRATE, FIXTURE_LOCAL | FIXTURE_MACHINE_READY },
         { { .has_local_migration_supported = true,
             .local_migration_supported = true },
-          RUN_STATE_INMIGRATE, RIG_LOCAL | RIG_MACHINE_READY, true },
+          RUN_STATE_INMIGRATE, FIXTURE_LOCAL | FIXTURE_MACHINE_READY, true },
         { { .has_local_migration_supported = true,
             .local_migration_supported = true },
-          RUN_STATE_INMIGRATE, RIG_LOCAL },
+          RUN_STATE_INMIGRATE, FIXTURE_LOCAL },
         { { .has_local_migration_supported = true,
             .local_migration_supported = true },
-          RUN_STATE_INMIGRATE, RIG_MACHINE_READY },
+          RUN_STATE_INMIGRATE, FIXTURE_MACHINE_READY },
         { { .has_local_migration_supported = true,
             .local_migration_supported = true },
-          RUN_STATE_RUNNING, RIG_LOCAL | RIG_MACHINE_READY },
+          RUN_STATE_RUNNING, FIXTURE_LOCAL | FIXTURE_MACHINE_READY },
         { { .has_local_migration_supported = true,
             .local_migration_supported = true,
             .has_incoming_fds = true, .incoming_fds = true },
@@ -129,9 +129,9 @@ static void test_incoming_options(void)
         { { .has_local_migration_supported = true,
             .local_migration_supported = true,
             .has_incoming_fds = true, .incoming_fds = false },
-          RUN_STATE_INMIGRATE, RIG_LOCAL | RIG_MACHINE_READY },
+          RUN_STATE_INMIGRATE, FIXTURE_LOCAL | FIXTURE_MACHINE_READY },
         { { .has_cpr = true, .cpr = true },
-          RUN_STATE_INMIGRATE, RIG_CPR, true },
+          RUN_STATE_INMIGRATE, FIXTURE_CPR, true },
         { { .has_cpr = true, .cpr = true }, RUN_STATE_INMIGRATE },
         { { .has_kernel_state = true }, RUN_STATE_RUNNING, 0, false,
           "kernel-state= needs local-migration-supported=on" },
@@ -163,8 +163,8 @@ static void test_incoming_options(void)
         g_autoptr(Error) err = NULL;
         bool incoming, ok;
 
-        rig.runstate = cases[i].runstate;
-        rig.mode = cases[i].mode;
+        fixture.runstate = cases[i].runstate;
+        fixture.mode = cases[i].mode;
         ok = tap_local_incoming(&cases[i].tap, "net0", &incoming, &err);
         if (cases[i].error) {
             g_assert_false(ok);
@@ -175,7 +175,7 @@ static void test_incoming_options(void)
             g_assert_cmpint(incoming, ==, cases[i].incoming);
         }
     }
-    rig.mode = RIG_LOCAL;
+    fixture.mode = FIXTURE_LOCAL;
 }
 
 /* What is no state is refused before a kernel is asked */
@@ -223,13 +223,13 @@ static void test_save_fields(void)
         g_autoptr(GByteArray) data = NULL;
 
         new_source(&options);
-        rig.queue.using_vnet_hdr = bit == USING_VNET_HDR;
-        rig.queue.has_ufo = bit == HAS_UFO;
-        rig.queue.has_uso = bit == HAS_USO;
-        rig.queue.has_tunnel = bit == HAS_TUNNEL;
-        rig.queue.enabled = bit == ENABLED;
-        tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
-        data = tap_local_rig_save(&fd);
+        fixture.queue.using_vnet_hdr = bit == USING_VNET_HDR;
+        fixture.queue.has_ufo = bit == HAS_UFO;
+        fixture.queue.has_uso = bit == HAS_USO;
+        fixture.queue.has_tunnel = bit == HAS_TUNNEL;
+        fixture.queue.enabled = bit == ENABLED;
+        tap_local_fixture_run(RUN_STATE_FINISH_MIGRATE);
+        data = tap_local_fixture_save(&fd);
         g_assert_cmpint(fd, >=, 0);
         close(fd);
 
@@ -238,8 +238,8 @@ static void test_save_fields(void)
         expected[bit] = true;
         stl_be_p(expected + LEN, HDR_LEN);
         g_assert_cmpmem(data->data, data->len, expected, sizeof(expected));
-        g_assert_true(tap_local_is_held(rig.local));
-        tap_local_rig_free();
+        g_assert_true(tap_local_is_held(fixture.local));
+        tap_local_fixture_free();
     }
 }
 
@@ -248,9 +248,9 @@ static void test_save_while_waiting(void)
     int fd;
 
     new_target(&options);
-    g_assert_null(tap_local_rig_save(&fd));
-    assert_contains(rig.error, "netdev 'net0' queue 0: ");
-    tap_local_rig_free();
+    g_assert_null(tap_local_fixture_save(&fd));
+    assert_contains(fixture.error, "netdev 'net0' queue 0: ");
+    tap_local_fixture_free();
 }
 
 static void test_load_fields(void)
@@ -261,28 +261,28 @@ static void test_load_fields(void)
     if (!need_tap()) {
         return;
     }
-    fd = tap_local_rig_next_fd();
+    fd = tap_local_fixture_next_fd();
     make_fields(fields);
     new_target(&options);
-    g_assert_true(tap_local_rig_load(fields, sizeof(fields), tap, 1));
-    g_assert_null(rig.error);
-    g_assert_cmpint(rig.queue.fd, >=, 0);
-    g_assert_cmpint(rig.queue.has_ufo, ==, fields[HAS_UFO]);
-    g_assert_cmpint(rig.queue.has_uso, ==, fields[HAS_USO]);
-    g_assert_false(rig.queue.has_tunnel);
-    g_assert_true(rig.queue.enabled);
-    g_assert_cmpuint(rig.queue.host_vnet_hdr_len, ==, HDR_LEN);
+    g_assert_true(tap_local_fixture_load(fields, sizeof(fields), tap, 1));
+    g_assert_null(fixture.error);
+    g_assert_cmpint(fixture.queue.fd, >=, 0);
+    g_assert_cmpint(fixture.queue.has_ufo, ==, fields[HAS_UFO]);
+    g_assert_cmpint(fixture.queue.has_uso, ==, fields[HAS_USO]);
+    g_assert_false(fixture.queue.has_tunnel);
+    g_assert_true(fixture.queue.enabled);
+    g_assert_cmpuint(fixture.queue.host_vnet_hdr_len, ==, HDR_LEN);
 
     /* Not ours before we run */
-    g_assert_true(tap_local_is_held(rig.local));
-    g_assert_false(tap_local_owns_device(rig.local));
-    g_assert_false(tap_local_may_read(rig.local));
-    tap_local_rig_run(RUN_STATE_RUNNING);
-    g_assert_false(tap_local_is_held(rig.local));
-    g_assert_true(tap_local_owns_device(rig.local));
-    g_assert_true(tap_local_may_read(rig.local));
-    tap_local_rig_free();
-    g_assert_cmpint(tap_local_rig_next_fd(), ==, fd);
+    g_assert_true(tap_local_is_held(fixture.local));
+    g_assert_false(tap_local_owns_device(fixture.local));
+    g_assert_false(tap_local_may_read(fixture.local));
+    tap_local_fixture_run(RUN_STATE_RUNNING);
+    g_assert_false(tap_local_is_held(fixture.local));
+    g_assert_true(tap_local_owns_device(fixture.local));
+    g_assert_true(tap_local_may_read(fixture.local));
+    tap_local_fixture_free();
+    g_assert_cmpint(tap_local_fixture_next_fd(), ==, fd);
 }
 
 typedef struct Refusal {
@@ -320,27 +320,27 @@ static void test_load_refused(const void *opaque)
     if (!need_tap()) {
         return;
     }
-    fd = tap_local_rig_next_fd();
+    fd = tap_local_fixture_next_fd();
     make_fields(fields);
     if (refusal->at >= 0) {
         g_assert_cmpint(fields[refusal->at], !=, refusal->value);
         fields[refusal->at] = refusal->value;
     }
     new_target(&options);
-    g_assert_false(tap_local_rig_load(fields, sizeof(fields), *refusal->fd,
-                                      refusal->count));
-    assert_contains(rig.error, "netdev 'net0' queue 0: ");
-    assert_contains(rig.error, refusal->error);
+    g_assert_false(tap_local_fixture_load(fields, sizeof(fields), *refusal->fd,
+                                          refusal->count));
+    assert_contains(fixture.error, "netdev 'net0' queue 0: ");
+    assert_contains(fixture.error, refusal->error);
 
     /* Nothing was taken over, and the next stream finds it waiting */
-    tap_local_rig_fail();
-    g_assert_cmpint(rig.queue.fd, <, 0);
-    g_assert_false(tap_local_check_ready(rig.local, NULL));
+    tap_local_fixture_fail();
+    g_assert_cmpint(fixture.queue.fd, <, 0);
+    g_assert_false(tap_local_check_ready(fixture.local, NULL));
     make_fields(fields);
-    g_clear_pointer(&rig.error, g_free);
-    g_assert_true(tap_local_rig_load(fields, sizeof(fields), tap, 1));
-    tap_local_rig_free();
-    g_assert_cmpint(tap_local_rig_next_fd(), ==, fd);
+    g_clear_pointer(&fixture.error, g_free);
+    g_assert_true(tap_local_fixture_load(fields, sizeof(fields), tap, 1));
+    tap_local_fixture_free();
+    g_assert_cmpint(tap_local_fixture_next_fd(), ==, fd);
 }
 
 static void test_load_other_ifname(void)
@@ -354,10 +354,10 @@ static void test_load_other_ifname(void)
     make_fields(fields);
     other.ifname = (char *)"tap9";
     new_target(&other);
-    g_assert_false(tap_local_rig_load(fields, sizeof(fields), tap, 1));
-    assert_contains(rig.error, "the TAP is 'tap0'");
-    assert_contains(rig.error, "ifname=tap9");
-    tap_local_rig_free();
+    g_assert_false(tap_local_fixture_load(fields, sizeof(fields), tap, 1));
+    assert_contains(fixture.error, "the TAP is 'tap0'");
+    assert_contains(fixture.error, "ifname=tap9");
+    tap_local_fixture_free();
 }
 
 static void test_load_without_kernel_state(void)
@@ -371,9 +371,9 @@ static void test_load_without_kernel_state(void)
     make_fields(fields);
     on.kernel_state = ON_OFF_AUTO_ON;
     new_target(&on);
-    g_assert_false(tap_local_rig_load(fields, sizeof(fields), tap, 1));
-    assert_contains(rig.error, "the stream holds no kernel state");
-    tap_local_rig_free();
+    g_assert_false(tap_local_fixture_load(fields, sizeof(fields), tap, 1));
+    assert_contains(fixture.error, "the stream holds no kernel state");
+    tap_local_fixture_free();
 }
 
 /* What the kernel said on the source it has to say on the target */
@@ -395,9 +395,9 @@ static void test_kernel_state(void)
     }
     on.kernel_state = ON_OFF_AUTO_ON;
     new_source(&on);
-    tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
-    data = tap_local_rig_save(&fd);
-    tap_local_rig_free();
+    tap_local_fixture_run(RUN_STATE_FINISH_MIGRATE);
+    data = tap_local_fixture_save(&fd);
+    tap_local_fixture_free();
     g_assert_true(tap_kstate_get(fd, &ks, &error_abort));
     g_byte_array_set_size(stream, FIELDS_SIZE);
     make_fields(stream->data);
@@ -405,15 +405,15 @@ static void test_kernel_state(void)
     g_assert_cmpmem(data->data, data->len, stream->data, stream->len);
 
     new_target(&on);
-    g_assert_true(tap_local_rig_load(data->data, data->len, fd, 1));
-    tap_local_rig_free();
+    g_assert_true(tap_local_fixture_load(data->data, data->len, fd, 1));
+    tap_local_fixture_free();
 
     g_assert(!ioctl(fd, TUNGETSNDBUF, &sndbuf));
     g_assert(!ioctl(fd, TUNSETSNDBUF, &changed));
     new_target(&on);
-    g_assert_false(tap_local_rig_load(data->data, data->len, fd, 1));
-    assert_contains(rig.error, "sndbuf.device is 0x1267 instead of ");
-    tap_local_rig_free();
+    g_assert_false(tap_local_fixture_load(data->data, data->len, fd, 1));
+    assert_contains(fixture.error, "sndbuf.device is 0x1267 instead of ");
+    tap_local_fixture_free();
 
     /* The source brings it back */
     g_assert_true(tap_kstate_restore(fd, &ks, &error_abort));
@@ -432,15 +432,15 @@ static void test_load_twice(void)
     }
     make_fields(fields);
     new_target(&options);
-    g_assert_true(tap_local_rig_load(fields, sizeof(fields), tap, 1));
-    g_assert_false(tap_local_rig_load(fields, sizeof(fields), tap, 1));
-    assert_contains(rig.error, "twice in the migration stream");
-    tap_local_rig_free();
+    g_assert_true(tap_local_fixture_load(fields, sizeof(fields), tap, 1));
+    g_assert_false(tap_local_fixture_load(fields, sizeof(fields), tap, 1));
+    assert_contains(fixture.error, "twice in the migration stream");
+    tap_local_fixture_free();
 
     new_source(&options);
-    g_assert_false(tap_local_rig_load(fields, sizeof(fields), tap, 1));
-    assert_contains(rig.error, "use incoming-fds=on");
-    tap_local_rig_free();
+    g_assert_false(tap_local_fixture_load(fields, sizeof(fields), tap, 1));
+    assert_contains(fixture.error, "use incoming-fds=on");
+    tap_local_fixture_free();
 }
 
 /* The source resumes after a migration that failed late */
@@ -452,18 +452,18 @@ static void test_load_given_back(void)
     if (!need_tap()) {
         return;
     }
-    fd = tap_local_rig_next_fd();
+    fd = tap_local_fixture_next_fd();
     make_fields(fields);
     new_target(&options);
     for (int i = 0; i < 3; i++) {
-        g_assert_true(tap_local_rig_load(fields, sizeof(fields), tap, 1));
-        g_assert_cmpint(rig.queue.fd, >=, 0);
-        tap_local_rig_fail();
-        g_assert_cmpint(rig.queue.fd, <, 0);
-        g_assert_cmpint(tap_local_rig_next_fd(), ==, fd);
-        g_assert_false(tap_local_may_read(rig.local));
+        g_assert_true(tap_local_fixture_load(fields, sizeof(fields), tap, 1));
+        g_assert_cmpint(fixture.queue.fd, >=, 0);
+        tap_local_fixture_fail();
+        g_assert_cmpint(fixture.queue.fd, <, 0);
+        g_assert_cmpint(tap_local_fixture_next_fd(), ==, fd);
+        g_assert_false(tap_local_may_read(fixture.local));
     }
-    tap_local_rig_free();
+    tap_local_fixture_free();
 }
 
 static void keep_sent(const void *data, size_t size)
@@ -474,7 +474,7 @@ static void keep_sent(const void *data, size_t size)
         { (void *)data + size / 3, size - size / 3 },
     };
 
-    g_assert_true(tap_local_keep_sent(rig.local, iov, ARRAY_SIZE(iov)));
+    g_assert_true(tap_local_keep_sent(fixture.local, iov, ARRAY_SIZE(iov)));
 }
 
 /* Packets that wait on the source are there on the target, once and in order */
@@ -491,9 +491,9 @@ static void test_packets(void)
     }
     memset(received, 0x5a, sizeof(received));
     new_source(&options);
-    g_assert_false(tap_local_has_received(rig.local));
-    tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
-    tap_local_keep_received(rig.local, received, sizeof(received));
+    g_assert_false(tap_local_has_received(fixture.local));
+    tap_local_fixture_run(RUN_STATE_FINISH_MIGRATE);
+    tap_local_keep_received(fixture.local, received, sizeof(received));
     for (int i = 0; i < 3; i++) {
         uint32_t size = 100 * (i + 1), be_size = cpu_to_be32(size);
 
@@ -503,36 +503,36 @@ static void test_packets(void)
         g_byte_array_append(packets, (uint8_t *)&be_size, sizeof(be_size));
         g_byte_array_append(packets, sent, size);
     }
-    data = tap_local_rig_save(&fd);
+    data = tap_local_fixture_save(&fd);
     g_assert_nonnull(data);
     g_byte_array_set_size(stream, FIELDS_SIZE);
     make_fields(stream->data);
     append_subsection(stream, "net-tap/received", received, sizeof(received));
     append_subsection(stream, "net-tap/sent", packets->data, packets->len);
     g_assert_cmpmem(data->data, data->len, stream->data, stream->len);
-    g_assert_cmpuint(rig.transmitted->len, ==, 0);
-    tap_local_rig_free();
+    g_assert_cmpuint(fixture.transmitted->len, ==, 0);
+    tap_local_fixture_free();
 
     new_target(&options);
-    g_assert_true(tap_local_rig_load(data->data, data->len, fd, 1));
+    g_assert_true(tap_local_fixture_load(data->data, data->len, fd, 1));
     close(fd);
-    g_assert_false(tap_local_has_received(rig.local));
-    g_assert_false(tap_local_flush_sent(rig.local));
-    rig.blocked = true;
-    tap_local_rig_run(RUN_STATE_RUNNING);
-    g_assert_false(tap_local_flush_sent(rig.local));
-    rig.blocked = false;
-    g_assert_true(tap_local_flush_sent(rig.local));
-    g_assert_true(tap_local_flush_sent(rig.local));
-    g_assert_cmpmem(rig.transmitted->data, rig.transmitted->len,
+    g_assert_false(tap_local_has_received(fixture.local));
+    g_assert_false(tap_local_flush_sent(fixture.local));
+    fixture.blocked = true;
+    tap_local_fixture_run(RUN_STATE_RUNNING);
+    g_assert_false(tap_local_flush_sent(fixture.local));
+    fixture.blocked = false;
+    g_assert_true(tap_local_flush_sent(fixture.local));
+    g_assert_true(tap_local_flush_sent(fixture.local));
+    g_assert_cmpmem(fixture.transmitted->data, fixture.transmitted->len,
                     expected->data, expected->len);
-    g_assert_true(tap_local_has_received(rig.local));
-    g_assert_cmpuint(tap_local_take_received(rig.local, buf), ==,
+    g_assert_true(tap_local_has_received(fixture.local));
+    g_assert_cmpuint(tap_local_take_received(fixture.local, buf), ==,
                      sizeof(received));
     g_assert_cmpmem(buf, sizeof(received), received, sizeof(received));
-    g_assert_false(tap_local_has_received(rig.local));
-    g_assert_cmpuint(tap_local_take_received(rig.local, buf), ==, 0);
-    tap_local_rig_free();
+    g_assert_false(tap_local_has_received(fixture.local));
+    g_assert_cmpuint(tap_local_take_received(fixture.local, buf), ==, 0);
+    tap_local_fixture_free();
 }
 
 static void test_packets_malformed(void)
@@ -563,7 +563,7 @@ static void test_packets_malformed(void)
     if (!need_tap()) {
         return;
     }
-    fd = tap_local_rig_next_fd();
+    fd = tap_local_fixture_next_fd();
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         g_autoptr(GByteArray) data = g_byte_array_new();
 
@@ -571,15 +571,15 @@ static void test_packets_malformed(void)
         make_fields(data->data);
         append_subsection(data, cases[i].name, cases[i].data, cases[i].size);
         new_target(&options);
-        g_assert_false(tap_local_rig_load(data->data, data->len, tap, 1));
+        g_assert_false(tap_local_fixture_load(data->data, data->len, tap, 1));
         if (cases[i].error) {
-            assert_contains(rig.error, "netdev 'net0' queue 0: ");
-            assert_contains(rig.error, cases[i].error);
+            assert_contains(fixture.error, "netdev 'net0' queue 0: ");
+            assert_contains(fixture.error, cases[i].error);
         }
-        tap_local_rig_fail();
-        g_assert_cmpint(rig.queue.fd, <, 0);
-        tap_local_rig_free();
-        g_assert_cmpint(tap_local_rig_next_fd(), ==, fd);
+        tap_local_fixture_fail();
+        g_assert_cmpint(fixture.queue.fd, <, 0);
+        tap_local_fixture_free();
+        g_assert_cmpint(tap_local_fixture_next_fd(), ==, fd);
     }
 }
 
@@ -604,14 +604,14 @@ static void test_packets_for_vhost(void)
             append_subsection(data, names[i], packets, sizeof(packets));
         }
         new_target(&options);
-        g_assert_true(tap_local_rig_load(data->data, data->len, tap, 1));
-        g_assert_cmpint(tap_local_check_none_kept(rig.local, &err), ==,
+        g_assert_true(tap_local_fixture_load(data->data, data->len, tap, 1));
+        g_assert_cmpint(tap_local_check_none_kept(fixture.local, &err), ==,
                         !names[i]);
         if (names[i]) {
             assert_contains(error_get_pretty(err), "netdev 'net0' queue 0: ");
             assert_contains(error_get_pretty(err), "use vhost=off");
         }
-        tap_local_rig_free();
+        tap_local_fixture_free();
     }
 }
 
@@ -625,21 +625,21 @@ static void test_truncated(void)
     if (!need_tap()) {
         return;
     }
-    fd = tap_local_rig_next_fd();
+    fd = tap_local_fixture_next_fd();
     g_byte_array_set_size(data, FIELDS_SIZE);
     make_fields(data->data);
     append_subsection(data, "net-tap/received", packet, sizeof(packet));
     for (size_t size = 0; size <= data->len; size++) {
         new_target(&options);
-        g_assert_false(tap_local_rig_load_end(data->data, size, tap, 1));
-        tap_local_rig_fail();
-        g_assert_cmpint(rig.queue.fd, <, 0);
-        tap_local_rig_free();
-        g_assert_cmpint(tap_local_rig_next_fd(), ==, fd);
+        g_assert_false(tap_local_fixture_load_end(data->data, size, tap, 1));
+        tap_local_fixture_fail();
+        g_assert_cmpint(fixture.queue.fd, <, 0);
+        tap_local_fixture_free();
+        g_assert_cmpint(tap_local_fixture_next_fd(), ==, fd);
     }
     new_target(&options);
-    g_assert_true(tap_local_rig_load(data->data, data->len, tap, 1));
-    tap_local_rig_free();
+    g_assert_true(tap_local_fixture_load(data->data, data->len, tap, 1));
+    tap_local_fixture_free();
 }
 
 /* A source that goes on writes what was put off, where it is not so already */
@@ -651,30 +651,31 @@ static void test_source_resumes(void)
         return;
     }
     new_source(&options);
-    g_assert_false(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 10));
-    tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
-    g_byte_array_free(tap_local_rig_save(&fd), true);
-    g_assert_true(tap_local_owns_device(rig.local));
-    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_DONE);
-    g_assert_false(tap_local_owns_device(rig.local));
-    g_assert_false(tap_local_may_read(rig.local));
+    g_assert_false(tap_local_defer(fixture.local, TAP_SETTING_VNET_HDR_LEN,
+                                   10));
+    tap_local_fixture_run(RUN_STATE_FINISH_MIGRATE);
+    g_byte_array_free(tap_local_fixture_save(&fd), true);
+    g_assert_true(tap_local_owns_device(fixture.local));
+    tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_DONE);
+    g_assert_false(tap_local_owns_device(fixture.local));
+    g_assert_false(tap_local_may_read(fixture.local));
 
-    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_ENABLED, 1));
-    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 8));
-    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 12));
-    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_STEERING, -1));
+    g_assert_true(tap_local_defer(fixture.local, TAP_SETTING_ENABLED, 1));
+    g_assert_true(tap_local_defer(fixture.local, TAP_SETTING_VNET_HDR_LEN, 8));
+    g_assert_true(tap_local_defer(fixture.local, TAP_SETTING_VNET_HDR_LEN, 12));
+    g_assert_true(tap_local_defer(fixture.local, TAP_SETTING_STEERING, -1));
     g_unix_set_fd_nonblocking(fd, false, NULL);
-    tap_local_rig_run(RUN_STATE_RUNNING);
+    tap_local_fixture_run(RUN_STATE_RUNNING);
 
-    g_assert_true(tap_local_owns_device(rig.local));
-    g_assert_true(tap_local_may_read(rig.local));
+    g_assert_true(tap_local_owns_device(fixture.local));
+    g_assert_true(tap_local_may_read(fixture.local));
     g_assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
-    g_assert_cmpuint(rig.applied[TAP_SETTING_ENABLED], ==, 0);
-    g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_HDR_LEN], ==, 1);
-    g_assert_cmpint(rig.value[TAP_SETTING_VNET_HDR_LEN], ==, 12);
-    g_assert_cmpuint(rig.applied[TAP_SETTING_STEERING], ==, 1);
+    g_assert_cmpuint(fixture.applied[TAP_SETTING_ENABLED], ==, 0);
+    g_assert_cmpuint(fixture.applied[TAP_SETTING_VNET_HDR_LEN], ==, 1);
+    g_assert_cmpint(fixture.value[TAP_SETTING_VNET_HDR_LEN], ==, 12);
+    g_assert_cmpuint(fixture.applied[TAP_SETTING_STEERING], ==, 1);
     close(fd);
-    tap_local_rig_free();
+    tap_local_fixture_free();
 }
 
 /* What is put off is not so yet: the next target is told what is */
@@ -689,22 +690,22 @@ static void test_put_off_and_saved(void)
     }
     make_fields(fields);
     new_source(&options);
-    tap_local_rig_run(RUN_STATE_PAUSED);
-    g_byte_array_free(tap_local_rig_save(&fd), true);
+    tap_local_fixture_run(RUN_STATE_PAUSED);
+    g_byte_array_free(tap_local_fixture_save(&fd), true);
     close(fd);
-    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_FAILED);
+    tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_FAILED);
 
-    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_ENABLED, 0));
-    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 12));
-    rig.queue.enabled = false;
-    rig.queue.host_vnet_hdr_len = 12;
-    data = tap_local_rig_save(&fd);
+    g_assert_true(tap_local_defer(fixture.local, TAP_SETTING_ENABLED, 0));
+    g_assert_true(tap_local_defer(fixture.local, TAP_SETTING_VNET_HDR_LEN, 12));
+    fixture.queue.enabled = false;
+    fixture.queue.host_vnet_hdr_len = 12;
+    data = tap_local_fixture_save(&fd);
     g_assert_cmpmem(data->data, data->len, fields, sizeof(fields));
     close(fd);
-    tap_local_rig_run(RUN_STATE_RUNNING);
-    g_assert_cmpuint(rig.applied[TAP_SETTING_ENABLED], ==, 1);
-    g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_HDR_LEN], ==, 1);
-    tap_local_rig_free();
+    tap_local_fixture_run(RUN_STATE_RUNNING);
+    g_assert_cmpuint(fixture.applied[TAP_SETTING_ENABLED], ==, 1);
+    g_assert_cmpuint(fixture.applied[TAP_SETTING_VNET_HDR_LEN], ==, 1);
+    tap_local_fixture_free();
 }
 
 /* Who runs downscript */
@@ -716,44 +717,44 @@ static void test_owner(void)
         return;
     }
     new_source(&options);
-    g_assert_true(tap_local_owns_device(rig.local));
-    tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
-    g_byte_array_free(tap_local_rig_save(&fd), true);
+    g_assert_true(tap_local_owns_device(fixture.local));
+    tap_local_fixture_run(RUN_STATE_FINISH_MIGRATE);
+    g_byte_array_free(tap_local_fixture_save(&fd), true);
     close(fd);
-    g_assert_true(tap_local_owns_device(rig.local));
+    g_assert_true(tap_local_owns_device(fixture.local));
 
     /* Complete, but we have not been told yet */
-    rig.runstate = RUN_STATE_POSTMIGRATE;
-    g_assert_false(tap_local_owns_device(rig.local));
-    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_DONE);
-    g_assert_false(tap_local_owns_device(rig.local));
+    fixture.runstate = RUN_STATE_POSTMIGRATE;
+    g_assert_false(tap_local_owns_device(fixture.local));
+    tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_DONE);
+    g_assert_false(tap_local_owns_device(fixture.local));
 
     /* Another one, in which the TAP is not, whoever has it by now */
-    rig.mode = 0;
+    fixture.mode = 0;
     for (int done = 0; done < 2; done++) {
-        tap_local_rig_outgoing(MIG_EVENT_PRECOPY_SETUP);
-        g_assert_false(tap_local_owns_device(rig.local));
-        tap_local_rig_outgoing(done ? MIG_EVENT_PRECOPY_DONE :
+        tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_SETUP);
+        g_assert_false(tap_local_owns_device(fixture.local));
+        tap_local_fixture_outgoing(done ? MIG_EVENT_PRECOPY_DONE :
                                       MIG_EVENT_PRECOPY_FAILED);
-        g_assert_false(tap_local_owns_device(rig.local));
+        g_assert_false(tap_local_owns_device(fixture.local));
     }
 
     /* One in which it is, and that fails */
-    rig.mode = RIG_LOCAL;
-    rig.runstate = RUN_STATE_FINISH_MIGRATE;
-    g_byte_array_free(tap_local_rig_save(&fd), true);
+    fixture.mode = FIXTURE_LOCAL;
+    fixture.runstate = RUN_STATE_FINISH_MIGRATE;
+    g_byte_array_free(tap_local_fixture_save(&fd), true);
     close(fd);
-    rig.runstate = RUN_STATE_POSTMIGRATE;
-    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_FAILED);
-    g_assert_true(tap_local_owns_device(rig.local));
+    fixture.runstate = RUN_STATE_POSTMIGRATE;
+    tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_FAILED);
+    g_assert_true(tap_local_owns_device(fixture.local));
 
     /* And then one that does not take it along */
-    rig.mode = 0;
-    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_SETUP);
-    tap_local_rig_outgoing(MIG_EVENT_PRECOPY_DONE);
-    g_assert_true(tap_local_owns_device(rig.local));
-    rig.mode = RIG_LOCAL;
-    tap_local_rig_free();
+    fixture.mode = 0;
+    tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_SETUP);
+    tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_DONE);
+    g_assert_true(tap_local_owns_device(fixture.local));
+    fixture.mode = FIXTURE_LOCAL;
+    tap_local_fixture_free();
 }
 
 /* What the NIC asked for at reset is not what the guest had set up */
@@ -766,19 +767,19 @@ static void test_target_settings(void)
     }
     make_fields(fields);
     new_target(&options);
-    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_HDR_LEN, 12));
-    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_SNDBUF, 4711));
-    g_assert_true(tap_local_rig_load(fields, sizeof(fields), tap, 1));
-    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_VNET_LE, 0));
-    g_assert_true(tap_local_defer(rig.local, TAP_SETTING_STEERING, -1));
-    tap_local_rig_run(RUN_STATE_RUNNING);
-    g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_HDR_LEN], ==, 0);
-    g_assert_cmpuint(rig.applied[TAP_SETTING_SNDBUF], ==, 1);
-    g_assert_cmpint(rig.value[TAP_SETTING_SNDBUF], ==, 4711);
-    g_assert_cmpuint(rig.applied[TAP_SETTING_VNET_LE], ==, 0);
+    g_assert_true(tap_local_defer(fixture.local, TAP_SETTING_VNET_HDR_LEN, 12));
+    g_assert_true(tap_local_defer(fixture.local, TAP_SETTING_SNDBUF, 4711));
+    g_assert_true(tap_local_fixture_load(fields, sizeof(fields), tap, 1));
+    g_assert_true(tap_local_defer(fixture.local, TAP_SETTING_VNET_LE, 0));
+    g_assert_true(tap_local_defer(fixture.local, TAP_SETTING_STEERING, -1));
+    tap_local_fixture_run(RUN_STATE_RUNNING);
+    g_assert_cmpuint(fixture.applied[TAP_SETTING_VNET_HDR_LEN], ==, 0);
+    g_assert_cmpuint(fixture.applied[TAP_SETTING_SNDBUF], ==, 1);
+    g_assert_cmpint(fixture.value[TAP_SETTING_SNDBUF], ==, 4711);
+    g_assert_cmpuint(fixture.applied[TAP_SETTING_VNET_LE], ==, 0);
     /* Somebody else's program stays */
-    g_assert_cmpuint(rig.applied[TAP_SETTING_STEERING], ==, 0);
-    tap_local_rig_free();
+    g_assert_cmpuint(fixture.applied[TAP_SETTING_STEERING], ==, 0);
+    tap_local_fixture_free();
 }
 
 /* A guest can offer what is no packet, and no target would accept */
@@ -791,13 +792,13 @@ static void test_no_packet(void)
         return;
     }
     new_source(&options);
-    tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
-    g_assert_true(tap_local_keep_sent(rig.local, &iov, 1));
+    tap_local_fixture_run(RUN_STATE_FINISH_MIGRATE);
+    g_assert_true(tap_local_keep_sent(fixture.local, &iov, 1));
     iov.iov_len = sizeof(data);
-    g_assert_true(tap_local_keep_sent(rig.local, &iov, 1));
-    tap_local_rig_run(RUN_STATE_RUNNING);
-    g_assert_cmpuint(rig.transmitted->len, ==, 0);
-    tap_local_rig_free();
+    g_assert_true(tap_local_keep_sent(fixture.local, &iov, 1));
+    tap_local_fixture_run(RUN_STATE_RUNNING);
+    g_assert_cmpuint(fixture.transmitted->len, ==, 0);
+    tap_local_fixture_free();
 }
 
 static void test_too_many_sent(void)
@@ -810,16 +811,16 @@ static void test_too_many_sent(void)
         return;
     }
     new_source(&options);
-    g_assert_false(tap_local_keep_sent(rig.local, &iov, 1));
-    tap_local_rig_run(RUN_STATE_FINISH_MIGRATE);
-    while (count <= 256 && tap_local_keep_sent(rig.local, &iov, 1)) {
+    g_assert_false(tap_local_keep_sent(fixture.local, &iov, 1));
+    tap_local_fixture_run(RUN_STATE_FINISH_MIGRATE);
+    while (count <= 256 && tap_local_keep_sent(fixture.local, &iov, 1)) {
         count++;
     }
     /* 16 MiB, and each has a length in front */
     g_assert_cmpuint(count, ==, 255);
-    tap_local_rig_run(RUN_STATE_RUNNING);
-    g_assert_cmpuint(rig.transmitted->len, ==, count * sizeof(packet));
-    tap_local_rig_free();
+    tap_local_fixture_run(RUN_STATE_RUNNING);
+    g_assert_cmpuint(fixture.transmitted->len, ==, count * sizeof(packet));
+    tap_local_fixture_free();
 }
 
 int main(int argc, char **argv)
@@ -830,17 +831,17 @@ int main(int argc, char **argv)
     g_setenv("QTEST_SILENT_ERRORS", "1", true);
     g_test_init(&argc, &argv, NULL);
     null = open("/dev/null", O_RDWR);
-    if (tap_local_rig_init(&no_tap)) {
-        tap = tap_local_rig_open_tun("tap0", IFF_TAP | IFF_NO_PI |
-                                     IFF_VNET_HDR);
-        plain = tap_local_rig_open_tun("tap1", IFF_TAP | IFF_NO_PI);
-        tun = tap_local_rig_open_tun("tun0", IFF_TUN | IFF_NO_PI |
-                                     IFF_VNET_HDR);
-        wide = tap_local_rig_open_tun("tap2", IFF_TAP | IFF_NO_PI |
-                                      IFF_VNET_HDR);
+    if (tap_local_fixture_init(&no_tap)) {
+        tap = tap_local_fixture_open_tun("tap0", IFF_TAP | IFF_NO_PI |
+                                         IFF_VNET_HDR);
+        plain = tap_local_fixture_open_tun("tap1", IFF_TAP | IFF_NO_PI);
+        tun = tap_local_fixture_open_tun("tun0", IFF_TUN | IFF_NO_PI |
+                                         IFF_VNET_HDR);
+        wide = tap_local_fixture_open_tun("tap2", IFF_TAP | IFF_NO_PI |
+                                          IFF_VNET_HDR);
         g_assert(!ioctl(wide, TUNSETVNETHDRSZ, &hdr_len));
     }
-    rig.mode = RIG_LOCAL;
+    fixture.mode = FIXTURE_LOCAL;
 
     g_test_add_func("/tap-local/incoming-options", test_incoming_options);
     g_test_add_func("/tap-local/kernel-state-format",

@@ -231,7 +231,7 @@ class Shell:
         return int(match[2]), match[1].decode(errors='replace')
 
 
-class TapLocalTest(QemuSystemTest):
+class TapLocalTestBase(QemuSystemTest):
 
     timeout = 480
     memory = '128M'

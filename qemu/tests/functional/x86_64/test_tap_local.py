@@ -19,11 +19,12 @@ from qemu_test import QemuSystemTest, skipIfMissingCommands, which
 
 import tap_local_queue as tap
 from tap_local_proxy import FIELDS, FdProxy
-from tap_local_test import (LOCAL, NIC, QUEUES, TapLocalTest, Trace, link_up,
-                            nic, send_packet, source_netdev, target_netdev)
+from tap_local_base import (LOCAL, NIC, QUEUES, TapLocalTestBase, Trace,
+                            link_up, nic, send_packet, source_netdev,
+                            target_netdev)
 
 
-class TapLocal(TapLocalTest):
+class TapLocal(TapLocalTestBase):
 
     # The hand-over
 

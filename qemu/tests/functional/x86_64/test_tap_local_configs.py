@@ -20,7 +20,7 @@ import time
 from qemu_test import QemuSystemTest
 
 import tap_local_queue as tap
-from tap_local_test import (GUEST_IP, LOCAL, NIC, QUEUES, TapLocalTest,
+from tap_local_base import (GUEST_IP, LOCAL, NIC, QUEUES, TapLocalTestBase,
                             link_up, nic, send_packet, set_address,
                             source_netdev, target_netdev)
 
@@ -94,7 +94,7 @@ def ethtool_get(ifname, command):
     return struct.unpack('II', value.raw)[1]
 
 
-class TapLocalConfigs(TapLocalTest):
+class TapLocalConfigs(TapLocalTestBase):
 
     # Numbers of queues
 

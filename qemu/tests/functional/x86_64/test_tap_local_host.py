@@ -13,7 +13,7 @@ import struct
 from qemu_test import QemuSystemTest, skipIfMissingCommands
 
 from tap_local_proxy import FIELDS_SIZE
-from tap_local_test import (LOCAL, QUEUES, TapLocalTest, Trace, nic,
+from tap_local_base import (LOCAL, QUEUES, TapLocalTestBase, Trace, nic,
                             source_netdev, target_netdev)
 
 VHOST_NET = '/dev/vhost-net'
@@ -29,7 +29,7 @@ def add_received(stream):
                             struct.pack('>II', 1, 72) + bytes(72))
 
 
-class TapLocalHost(TapLocalTest):
+class TapLocalHost(TapLocalTestBase):
 
     # vhost-net
 

@@ -25,9 +25,9 @@ from qemu_test import QemuSystemTest
 
 import tap_local_queue as tap
 from tap_local_proxy import MAX_FDS, HeldStream
-from tap_local_stream import Mutation, Recording, subsection
-from tap_local_test import (NIC, NO_VAPIC, TapLocalTest, link_up, source_netdev,
-                            target_netdev)
+from tap_local_mutation import Mutation, Recording, subsection
+from tap_local_base import (NIC, NO_VAPIC, TapLocalTestBase, link_up,
+                            source_netdev, target_netdev)
 
 STREAMS = int(os.environ.get('TAP_LOCAL_STREAMS', 200))
 SEED = os.environ.get('TAP_LOCAL_SEED', '1')
@@ -156,7 +156,7 @@ class Target:
                 os.unlink(path)
 
 
-class TapLocalStream(TapLocalTest):
+class TapLocalStream(TapLocalTestBase):
 
     timeout = 60 + 10 * STREAMS
     # For a target to do anything
