@@ -1,21 +1,21 @@
-# What tests of the hand-over of a TAP share: QEMUs, migrations, a guest
+# Base class of the tests of the hand-over of a TAP
 #
 # Copyright (c) 2026 tapstate developers
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-import fcntl
 import json
 import os
-import re
-import socket
-import struct
 import time
 
 from qemu.machine import QEMUMachine
-from qemu_test import QemuSystemTest
+from qemu_test import QemuSystemTest, skipIfMissingCommands
 
 import tap_local_queue as tap
+import tap_local_uapi as uapi
+from tap_local_guest import Agent, Shell
+from tap_local_network import (GUEST_IP, GUEST_MAC, link_up, send_packet,
+                               set_address)
 from tap_local_proxy import FdProxy
 
 QUEUES = 4
@@ -24,7 +24,7 @@ NIC = {
     'driver': 'virtio-net-pci',
     'id': 'nic0',
     'netdev': 'net0',
-    'mac': '52:54:00:12:34:56',
+    'mac': GUEST_MAC,
     'mq': True,
     'vectors': 2 * QUEUES + 2,
     'romfile': '',
@@ -32,25 +32,9 @@ NIC = {
     'addr': '0x4',
 }
 
-# Its state is about code in the memory of the guest, which a target may lack,
-# or which firmware may be about to write
+# The state of VAPIC refers to code in guest memory, which a target may lack,
+# and which firmware may not have written yet
 NO_VAPIC = ('-global', 'apic-common.vapic=off')
-
-# Of the guest, and what its agent listens on
-MAC = NIC['mac']
-HOST_IP = '10.0.0.1'
-GUEST_IP = '10.0.0.2'
-AGENT_PORT = 7000
-
-SIOCGIFFLAGS = 0x8913
-SIOCSIFFLAGS = 0x8914
-SIOCSIFADDR = 0x8916
-SIOCSIFNETMASK = 0x891c
-SIOCSARP = 0x8955
-IFF_UP = 1
-ATF_COM = 2
-ATF_PERM = 4
-ARPHRD_ETHER = 1
 
 
 def source_netdev(queues=QUEUES, ifname='tap0', more=LOCAL, name='net0'):
@@ -73,164 +57,7 @@ def nic(number, queues=1, driver='virtio-net-pci', **more):
     return {**device, **more}
 
 
-def link_up(ifname):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        ifreq = fcntl.ioctl(sock, SIOCGIFFLAGS,
-                            struct.pack('16s24x', ifname.encode()))
-        flags = struct.unpack_from('H', ifreq, 16)[0] | IFF_UP
-        fcntl.ioctl(sock, SIOCSIFFLAGS,
-                    struct.pack('16sH22x', ifname.encode(), flags))
-
-
-def sockaddr_in(address):
-    return struct.pack('=HH4s8x', socket.AF_INET, 0, socket.inet_aton(address))
-
-
-def set_address(ifname):
-    """The host's end of the guest's network, on @ifname"""
-    link_up(ifname)
-    name = ifname.encode()
-    hwaddr = struct.pack('=H14s', ARPHRD_ETHER,
-                         bytes.fromhex(MAC.replace(':', '')))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for request, address in ((SIOCSIFADDR, HOST_IP),
-                                 (SIOCSIFNETMASK, '255.255.255.0')):
-            fcntl.ioctl(sock, request, struct.pack(
-                '16s16s8x', name, sockaddr_in(address)))
-        # Nobody is to give up while a guest is stopped
-        fcntl.ioctl(sock, SIOCSARP, struct.pack(
-            '=16s16si16x16s', sockaddr_in(GUEST_IP), hwaddr,
-            ATF_PERM | ATF_COM, name))
-
-
-def send_packet(ifname):
-    """Have the host send something that the guest would get"""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-        sock.bind((ifname, 0))
-        sock.send(bytes.fromhex('ffffffffffff 020000000001 88b5') + bytes(46))
-
-
-class Trace:
-    """What strace saw of a QEMU"""
-
-    COMMAND = ('strace', '-D', '-f', '-y', '--seccomp-bpf',
-               '-e', 'trace=ioctl,read,readv,recvmsg', '-e', 'signal=none')
-    # A change of a TAP or a network device, except TUNSETSTATE, which need
-    # not be one
-    CHANGE = re.compile(r'ioctl\(\d+<[^>]*>+, (TUNSET\w+|SIOCS\w+|VHOST_\w+)')
-    # In the way that strace prints an ioctl that it does not know
-    SETSTATE = re.compile(r'ioctl\(.*\b(0x54, 0xe9|TUNSETSTATE)\b')
-    READ = re.compile(r'readv?\(\d+<' + tap.TUN)
-    GOT_FD = re.compile(r'recvmsg\(.*SCM_RIGHTS.*<' + tap.TUN)
-
-    def __init__(self, path):
-        self._path = path
-
-    @property
-    def command(self):
-        return (*self.COMMAND, '-o', self._path)
-
-    def calls(self, start=0):
-        """System calls that are complete, without the first @start"""
-        calls = []
-        unfinished = {}
-        with open(self._path, encoding='utf-8', errors='replace') as trace:
-            for line in trace:
-                pid, _, call = line.partition(' ')
-                call = call.strip()
-                if call.endswith('<unfinished ...>'):
-                    unfinished[pid] = call[:-len('<unfinished ...>')]
-                    continue
-                resumed = re.match(r'<\.\.\. \w+ resumed>', call)
-                if resumed:
-                    call = unfinished.pop(pid, '') + call[resumed.end():]
-                calls.append(call)
-        return calls[start:]
-
-
-class Agent:
-    """
-    The guest's agent, asked in UDP packets
-
-    Of each request that is answered, one packet went each way.
-    """
-
-    def __init__(self):
-        self._count = 0
-        self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._sock.connect((GUEST_IP, AGENT_PORT))
-
-    def close(self):
-        self._sock.close()
-
-    def send(self):
-        """Send a request; returns its number"""
-        self._count += 1
-        self._sock.send(b'%d hello' % self._count)
-        return self._count
-
-    def receive(self, timeout):
-        """Returns the number of a request and the answer, as a dict"""
-        self._sock.settimeout(timeout)
-        number, status, *words = self._sock.recv(2048).decode().split(' ')
-        assert status == 'ok', (status, words)
-        return int(number), dict(word.split('=', 1) for word in words)
-
-    def wait(self, timeout):
-        """Ask until it is there; returns the answer"""
-        end = time.monotonic() + timeout
-        while time.monotonic() < end:
-            try:
-                # A guest without the agent refuses, here or in between
-                number = self.send()
-                while True:
-                    answered, answer = self.receive(1)
-                    if answered == number:
-                        return answer
-            except (TimeoutError, ConnectionRefusedError):
-                pass
-        raise TimeoutError('the guest does not answer')
-
-
-class Shell:
-    """A shell on the serial console of a guest"""
-
-    def __init__(self, path):
-        self._sock = socket.socket(socket.AF_UNIX)
-        self._sock.connect(path)
-
-    def close(self):
-        self._sock.close()
-
-    def _send(self, text, pattern, timeout):
-        """Returns the match of what is printed next"""
-        end = time.monotonic() + timeout
-        output = b''
-        self._sock.sendall(text.encode() + b'\n')
-        while not (match := re.search(pattern, output)):
-            self._sock.settimeout(max(end - time.monotonic(), 0.001))
-            data = self._sock.recv(4096)
-            if not data:
-                raise EOFError(output)
-            output += data
-        return match
-
-    def run(self, command, timeout):
-        """Returns exit status and output"""
-        end = time.monotonic() + timeout
-        while True:
-            # What is typed before the shell is there gets lost
-            try:
-                self._send('', b'# ', 1)
-                break
-            except TimeoutError:
-                if time.monotonic() > end:
-                    raise
-        match = self._send(f'{command}; echo "ended: $?"',
-                           rb'(?s)(.*)ended: (\d+)', timeout)
-        return int(match[2]), match[1].decode(errors='replace')
-
-
+@skipIfMissingCommands('ip')
 class TapLocalTestBase(QemuSystemTest):
 
     timeout = 480
@@ -248,13 +75,13 @@ class TapLocalTestBase(QemuSystemTest):
         self.count = 0
 
     def enter_netns(self):
-        """Keep the devices of each test to itself, and other traffic away"""
+        """Give each test a network namespace, without any other traffic"""
         old = os.open('/proc/thread-self/ns/net', os.O_RDONLY)
         self.addCleanup(os.close, old)
         try:
             os.unshare(os.CLONE_NEWNET)
         except PermissionError:
-            self.skipTest('a network namespace of our own is not permitted')
+            self.skipTest('a new network namespace is not permitted')
         self.addCleanup(os.setns, old, os.CLONE_NEWNET)
         try:
             with open('/proc/sys/net/ipv6/conf/default/disable_ipv6', 'w',
@@ -276,7 +103,7 @@ class TapLocalTestBase(QemuSystemTest):
         return f'{name}{self.count}'
 
     def create(self, name, netdev, *args, trace=None, nic=None):
-        """A QEMU that is not launched yet, with @nic instead of NIC"""
+        """Returns a QEMU that is not launched yet; @nic replaces NIC"""
         name = self.unique(name)
         if trace:
             self._vms[name] = QEMUMachine(self.qemu_bin, name=name,
@@ -306,13 +133,13 @@ class TapLocalTestBase(QemuSystemTest):
 
     def source(self, netdev=source_netdev(), *args, local=True,
                capabilities=(), trace=None, nic=None):
-        """A QEMU that runs"""
+        """Returns a QEMU whose guest runs"""
         vm = self.create('source', netdev, *args, trace=trace, nic=nic)
         return self.launch(vm, local, capabilities)
 
     def target(self, netdev=target_netdev(), *args, local=True,
                capabilities=(), trace=None, nic=None):
-        """A QEMU that waits for a migration, and will not run by itself"""
+        """Returns a QEMU that waits for a migration, and then stays paused"""
         vm = self.create('target', netdev, '-S', '-incoming', 'defer', *args,
                          trace=trace, nic=nic)
         return self.launch(vm, local, capabilities)
@@ -331,9 +158,9 @@ class TapLocalTestBase(QemuSystemTest):
                       lambda: self.status(vm) == status)
 
     def wait_refusal(self, vm, msg=None):
-        """Returns the exit code of a target and all that it printed"""
+        """Wait for a target to exit; returns its exit code and its output"""
         def exited():
-            # Only listen: to write to a QEMU that exits is an error
+            # Read events only: writing to a QEMU that exits is an error
             for event in vm.get_qmp_events():
                 if event['event'] == 'MIGRATION':
                     self.assertNotEqual(event['data']['status'], 'completed',
@@ -354,21 +181,21 @@ class TapLocalTestBase(QemuSystemTest):
 
     def states(self, vm, ifname=None):
         """
-        What the kernel says about all queues, in an order of their own
+        Returns the kernel's view of all queues of a QEMU, sorted
 
-        Those of one device with @ifname.
+        @ifname: only the queues of this device
         """
         with tap.TapQueues(vm.get_pid()) as queues:
             return sorted((queue.state() for queue in queues
                            if ifname in (None, queue.ifname)), key=repr)
 
     def attached(self, vm):
-        """Which queues are attached, in the order of the fds"""
+        """Returns a bool for each queue, in the order of the fds"""
         with tap.TapQueues(vm.get_pid()) as queues:
             return [queue.attached for queue in queues]
 
     def open_files(self, vm):
-        """What kinds of files a QEMU has open, and TAPs in particular"""
+        """Returns the names of all open files of a QEMU, TAPs among them"""
         path = f'/proc/{vm.get_pid()}/fd'
         files = []
         for fd in os.listdir(path):
@@ -380,7 +207,7 @@ class TapLocalTestBase(QemuSystemTest):
         return sorted(files)
 
     def main_loop_turns(self, *vms):
-        """Commands are served by the loop that serves TAPs, too"""
+        """Let the main loop, which serves QMP and TAPs, turn a few times"""
         for _ in range(3):
             for vm in vms:
                 vm.cmd('query-status')
@@ -391,7 +218,7 @@ class TapLocalTestBase(QemuSystemTest):
         return os.path.join(self.socket_dir().name, self.unique('sock'))
 
     def migrate(self, source, target, proxy=None):
-        """Begin a migration, through a proxy with the arguments in @proxy"""
+        """Begin a migration; @proxy: arguments of a FdProxy, if any"""
         path = self.socket_path()
         target.cmd('migrate-incoming', uri=f'unix:{path}')
         if proxy:
@@ -403,14 +230,14 @@ class TapLocalTestBase(QemuSystemTest):
         return proxy
 
     def wait_migration(self, vm):
-        """Returns what query-migrate says at the end"""
+        """Wait for the end of a migration; returns its query-migrate"""
         self.wait_for('waiting for the migration',
                       lambda: vm.cmd('query-migrate').get('status') in
                       ('completed', 'failed', 'cancelled'))
         return vm.cmd('query-migrate')
 
     def hand_over(self, source, target):
-        """A migration that succeeds; neither side runs at the end"""
+        """Migrate with success; neither side runs at the end"""
         self.migrate(source, target)
         self.wait_hand_over(source, target)
 
@@ -423,10 +250,10 @@ class TapLocalTestBase(QemuSystemTest):
 
     def assert_goes_on(self, source, states, msg=None):
         """
-        The source runs again, by itself or when told so, and has what it had
+        The source runs again, with all queues in the given states
 
-        Whether a source learns that its target failed depends on whether it
-        still had something to send.
+        A source that had sent everything does not notice that its target
+        failed: resume it with 'cont'.
         """
         info = self.wait_migration(source)
         if info['status'] == 'completed':
@@ -440,14 +267,14 @@ class TapLocalTestBase(QemuSystemTest):
                 self.assertTrue(queue.nonblocking(), msg)
 
     def assert_fails(self, target, *patterns, msg=None):
-        """The target ends in good order and says why"""
+        """The target exits with status 1, and its log matches all patterns"""
         code, log = self.wait_refusal(target, msg)
         self.assertEqual(code, 1, f'{msg}: {log}')
         for pattern in patterns:
             self.assertRegex(log, pattern, msg)
 
     def assert_refused(self, source, target, *patterns, proxy=None, msg=None):
-        """A migration that the target refuses, after which @source goes on"""
+        """The target refuses the migration, and the source resumes"""
         states = self.states(source)
         files = self.open_files(source)
         proxy = self.migrate(source, target, proxy)
@@ -460,11 +287,12 @@ class TapLocalTestBase(QemuSystemTest):
 
     def assert_all_refused(self, source, cases):
         """
-        assert_refused() for several targets of one source
+        Call assert_refused() for several targets of one source
 
-        The next attempt succeeds, which ends the source.
+        Then hand over to one more target, and end the source.
 
-        @cases: name, target, patterns, and what the proxy does, if anything
+        @cases: tuples of name, target, patterns and, optionally, a function
+            for the proxy that changes the stream
         """
         problems = []
         for msg, target, patterns, *tamper in cases:
@@ -495,7 +323,7 @@ class TapLocalTestBase(QemuSystemTest):
         self.assertEqual(self.states(target), states)
 
     def assert_not_begun(self, source, states, error, *patterns):
-        """A migration that the source refuses"""
+        """The source has refused to begin a migration"""
         for pattern in patterns:
             self.assertRegex(error, pattern)
         self.assertEqual(self.status(source), 'running')
@@ -509,7 +337,7 @@ class TapLocalTestBase(QemuSystemTest):
     # A guest that uses its NIC
 
     def guest_args(self, queues=QUEUES, shell=False):
-        """For a guest, and the path of its console"""
+        """Returns the path of the guest's console, and arguments for QEMU"""
         kernel = os.getenv('LAB_GUEST_KERNEL')
         initrd = os.getenv('LAB_GUEST_INITRD')
         for path in kernel, initrd:
@@ -527,13 +355,13 @@ class TapLocalTestBase(QemuSystemTest):
             f'logfile={log}', '-serial', 'chardev:console']
 
     def shell(self, path):
-        """The shell of a guest with that console"""
+        """Returns the shell of a guest on the console @path"""
         shell = Shell(path)
         self.addCleanup(shell.close)
         return shell
 
     def agent(self, ifname='tap0'):
-        """The agent of a guest that boots, whose host end is @ifname"""
+        """Wait for a guest to boot; returns its agent, reached by @ifname"""
         set_address(ifname)
         agent = Agent()
         self.addCleanup(agent.close)
@@ -542,9 +370,9 @@ class TapLocalTestBase(QemuSystemTest):
 
     def assert_answers(self, agent, *sent):
         """
-        The guest gets packets and sends some: none may be lost
+        Exchange packets with the guest: none may be lost
 
-        @sent: numbers of requests whose answers are still to come
+        @sent: numbers of earlier requests that are still unanswered
         """
         sent = [*sent, *(agent.send() for _ in range(3))]
         got = []
@@ -559,16 +387,16 @@ class TapLocalTestBase(QemuSystemTest):
 
     # Configurations
 
-    def to_and_fro(self, vm, make_target, agent=None, hand_over=None,
+    def to_and_fro(self, vm, make_target=None, agent=None, hand_over=None,
                    check=None):
         """
         Hand over to a target, and from that to another one
 
-        With a guest, it is asked while neither side runs, and afterwards.
-
         @make_target: launches a target
-        @agent: of the guest, if there is one
-        @hand_over: does it, given both sides
+        @agent: agent of the guest, if there is one; gets requests while
+            neither side runs, and afterwards
+        @hand_over: given the source, launches a target and hands over to it;
+            instead of @make_target
         @check: called with each target once it runs
 
         Returns: the last target, which runs
@@ -577,10 +405,10 @@ class TapLocalTestBase(QemuSystemTest):
         self.assertNotEqual(states, [])
         files = None
         for _ in range(2):
-            target = make_target()
             if hand_over:
-                target = hand_over(vm, target)
+                target = hand_over(vm)
             else:
+                target = make_target()
                 self.hand_over(vm, target)
             sent = [agent.send()] if agent else []
             self.main_loop_turns(vm, target)
@@ -595,7 +423,7 @@ class TapLocalTestBase(QemuSystemTest):
                 self.assertEqual(self.states(target), states)
             if check:
                 check(target)
-            # Each hop leaves the same behind, whatever QEMU opens at start
+            # No hand-over leaks a file
             self.assertEqual(self.open_files(target),
                              files or self.open_files(target))
             files = self.open_files(target)
@@ -604,7 +432,7 @@ class TapLocalTestBase(QemuSystemTest):
 
     def boot(self, netdev, *args, queues=QUEUES, device=None, ifname='tap0',
              shell=False):
-        """A source with a guest that uses its NIC; the agent and its shell"""
+        """Returns a source whose guest has booted, its agent and its shell"""
         path, guest = self.guest_args(queues, shell)
         vm = self.source(netdev, *guest, *args, nic=device)
         agent = self.agent(ifname)
@@ -615,17 +443,17 @@ class TapLocalTestBase(QemuSystemTest):
                            nic=device)
 
     def inherit(self, fd):
-        """Let QEMUs have @fd until the test ends"""
+        """Let QEMUs inherit @fd; close it when the test ends"""
         os.set_inheritable(fd, True)
         self.addCleanup(os.close, fd)
         return fd
 
     def tap_fds(self, fds, count):
-        """The value of fds= for a QEMU; it has @fds from us then"""
+        """Open queues for a QEMU, append them to @fds; returns its fds="""
         names = []
         for _ in range(count):
-            fds.append(tap.open_tap('tap0', tap.IFF_MULTI_QUEUE |
-                                    tap.IFF_VNET_HDR))
+            fds.append(tap.open_tap('tap0', uapi.IFF_MULTI_QUEUE |
+                                    uapi.IFF_VNET_HDR))
             os.set_inheritable(fds[-1], True)
             names.append(str(fds[-1]))
         return ':'.join(names)

@@ -1,146 +1,43 @@
-# Migration streams that nobody's QEMU would send
+# Mutations of a recorded migration stream, for fuzzing a target
 #
 # Copyright (c) 2026 tapstate developers
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import copy
-import re
+import ctypes
 import struct
 
-from tap_local_proxy import FIELDS, FIELDS_SIZE, HeldStream
+import tap_local_uapi as uapi
+from tap_local_stream import (FIELDS, SUBSECTIONS, HeldStream, counted,
+                              subsection)
 
-EOF, START, PART, END, FULL = range(5)
-SUBSECTION = 5
-FOOTER = 0x7e
-
-NET_TAP = b'/net-tap'
-SUBSECTIONS = ('net-tap/kernel-state', 'net-tap/received', 'net-tap/sent')
-
+STATE_HEADER = uapi.offset_of('identity')
+STATE_SIZE = ctypes.sizeof(uapi.TunState)
 NET_BUFSIZE = 4096 + 65536
 MAX_SENT = 16 * 1024 * 1024
 
-# More than a QEMU takes from one message, and the most that Linux passes
+# Around the limit of QEMU for one message (16), and that of Linux (253)
 MANY_FDS = (2, 3, 16, 17, 253)
-
-
-def counted(name):
-    return bytes([len(name)]) + name
-
-
-def subsection(name, version, data):
-    return (bytes([SUBSECTION]) + counted(name) + struct.pack('>I', version) +
-            data)
-
-
-class Part:
-    """
-    A section of the stream, or what is between sections
-
-    @name: id of the section, empty where there is none
-    @data: all its bytes
-    @fds: what is passed with a byte of it: offset -> list of names of fds
-    """
-
-    def __init__(self, name, data, fds):
-        self.name = name
-        self.data = bytearray(data)
-        self.fds = fds
-
-    @property
-    def is_net_tap(self):
-        return self.name.endswith(NET_TAP)
-
-    @property
-    def body(self):
-        """Offset of what the device saved, which in net-tap is the fd"""
-        return 1 + 4 + 1 + len(self.name) + 4 + 4
-
-    @property
-    def fields(self):
-        """Offset of what is behind the fd"""
-        return self.body + 1
-
-    @property
-    def subsections(self):
-        """Offset of the first subsection"""
-        return self.fields + FIELDS_SIZE
-
-    @property
-    def footer(self):
-        return len(self.data) - 5
-
-    def replace(self, start, end, data):
-        """Put @data where @start to @end was; fds go on with their bytes"""
-        moved = len(data) - (end - start)
-        self.data[start:end] = data
-        fds = {}
-        for offset, names in self.fds.items():
-            if offset >= end:
-                offset += moved
-            elif offset >= start:
-                offset = min(offset, start + max(len(data) - 1, 0))
-            fds.setdefault(offset, []).extend(names)
-        self.fds = fds
-
-
-class Recording:
-    """A whole stream, taken apart"""
-
-    def __init__(self, stream):
-        """@stream: a HeldStream, each message of which has one fd"""
-        self.parts = []
-        self.fds = {f'queue {i}': fds[0] for i, fds in enumerate(stream.fds)}
-        self._data = bytes(stream.data)
-        self._marks = {mark: [name]
-                       for mark, name in zip(stream.marks, self.fds)}
-        self._parse()
-
-    def _add(self, name, start, end):
-        fds = {mark - start: list(names)
-               for mark, names in self._marks.items() if start <= mark < end}
-        self.parts.append(Part(name, self._data[start:end], fds))
-
-    def _end_of_section(self, start):
-        """A footer is where the next section can be read"""
-        footer = bytes([FOOTER]) + self._data[start + 1:start + 5]
-        following = re.compile(
-            rb'[\0\x02\x03]|[\x01\x04].{4}[\x01-\xff][!-~]', re.DOTALL)
-        end = start + 5
-        while True:
-            end = self._data.index(footer, end) + len(footer)
-            if following.match(self._data, end):
-                return end
-
-    def _parse(self):
-        data = self._data
-        # The first section is the RAM's
-        start = re.search(rb'\x01.{4}\x03ram', data, re.DOTALL).start()
-        self._add(b'', 0, start)
-        while data[start] != EOF:
-            end = self._end_of_section(start)
-            name = b''
-            if data[start] in (START, FULL):
-                name = data[start + 6:start + 6 + data[start + 5]]
-            self._add(name, start, end)
-            start = end
-        self._add(b'', start, len(data))
 
 
 class Mutation:
     """
-    A recording with something wrong
+    A recording with errors in it
 
-    The same @rng makes the same mutation. @log says what was done, and
-    @only_net_tap whether all else is as it was.
+    The same @rng makes the same mutation.
+
+    @log: descriptions of the errors
+    @only_net_tap: all errors are inside of net-tap sections
     """
 
-    # Where a mistake in a check of bounds would show
+    # Values at and around limits that a target has to check
     BYTES = (0, 1, 5, 0x7e, 0x7f, 0x80, 0xff)
-    WORDS = (0, 1, 2, 3, 4, 7, 8, 31, 32, 33, 104, 359, 360, 361, 4095, 4096,
-             4097, NET_BUFSIZE - 1, NET_BUFSIZE, NET_BUFSIZE + 1,
-             MAX_SENT - 1, MAX_SENT, MAX_SENT + 1, 2**31 - 1, 2**31,
-             2**32 - 4, 2**32 - 1)
+    WORDS = (0, 1, 2, 3, 4, 7, 8, STATE_HEADER - 1, STATE_HEADER,
+             STATE_HEADER + 1, uapi.offset_of('device'), STATE_SIZE - 1,
+             STATE_SIZE, STATE_SIZE + 1, 4095, 4096, 4097, NET_BUFSIZE - 1,
+             NET_BUFSIZE, NET_BUFSIZE + 1, MAX_SENT - 1, MAX_SENT,
+             MAX_SENT + 1, 2**31 - 1, 2**31, 2**32 - 4, 2**32 - 1)
     SIZES = (0, 1, 4, 9, 10, 11, 12, 13, 14, 60, 72, 1514, 4096, 65535,
              NET_BUFSIZE)
 
@@ -164,7 +61,7 @@ class Mutation:
         return ', '.join(self.log)
 
     def stream(self, fds):
-        """As a HeldStream; @fds: name -> fd, which stays open"""
+        """Returns a HeldStream; @fds: name -> fd, which stays open"""
         stream = HeldStream()
         for part in self.parts:
             start = 0
@@ -364,7 +261,8 @@ class Mutation:
         return struct.pack('>I', len(data)) + data
 
     def _kernel_state(self):
-        size = self.rng.choice((0, 8, 31, 32, 100, 360, 361, 4096, 4097))
+        size = self.rng.choice((0, 8, STATE_HEADER - 1, STATE_HEADER, 100,
+                                STATE_SIZE, STATE_SIZE + 1, 4096, 4097))
         data = bytearray(self.rng.choice((bytes(size),
                                           self.rng.randbytes(size))))
         if size >= 8 and self.rng.random() < 0.7:

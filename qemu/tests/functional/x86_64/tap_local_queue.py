@@ -1,60 +1,23 @@
-# What the kernel says about the TAP queues of a running process
+# TAP queues of a running process, and their state in the kernel
 #
 # Copyright (c) 2026 tapstate developers
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-import ctypes
 import errno
 import fcntl
 import os
 import select
 import struct
 
+import tap_local_uapi as uapi
+
 TUN = '/dev/net/tun'
 
-TUNSETIFF = 0x400454ca
-TUNGETIFF = 0x800454d2
-TUNSETOFFLOAD = 0x400454d0
-TUNGETSNDBUF = 0x800454d3
-TUNSETSNDBUF = 0x400454d4
-TUNGETVNETHDRSZ = 0x800454d7
-TUNSETVNETHDRSZ = 0x400454d8
-TUNSETQUEUE = 0x400454d9
-TUNGETVNETLE = 0x800454dd
-TUNGETVNETBE = 0x800454df
-TUN_STATE_SIZE = 360
-TUNGETSTATE = 0xc00054e8 | TUN_STATE_SIZE << 16
-
-IFF_TAP = 0x0002
-IFF_MULTI_QUEUE = 0x0100
-IFF_ATTACH_QUEUE = 0x0200
-IFF_DETACH_QUEUE = 0x0400
-IFF_NO_PI = 0x1000
-IFF_VNET_HDR = 0x4000
-
-TUN_F_CSUM = 0x01
-TUN_F_TSO4 = 0x02
-
-# Groups of struct tun_state: name -> (bit, offset, size), without those that
-# need a buffer. The size of 'queue' ends before what changes with each packet.
-GROUPS = {
-    'identity': (0, 32, 72),
-    'device': (1, 104, 8),
-    'owner': (2, 112, 8),
-    'vnet': (3, 120, 8),
-    'offload': (4, 128, 8),
-    'sndbuf': (5, 136, 8),
-    'link': (6, 144, 16),
-    'txfilter': (7, 160, 64),
-    'steering': (9, 240, 24),
-    'filter': (10, 264, 24),
-    'xdp': (11, 288, 8),
-    'queue': (13, 312, 12),
-}
-ALL_GROUPS = sum(1 << bit for bit, _, _ in GROUPS.values())
-
-SYS_PIDFD_GETFD = 438
+# Groups that TUNGETSTATE reports without a buffer for an array
+GROUPS = {name: bit for name, bit in uapi.GROUPS.items()
+          if name not in ('sockfilter', 'flows', 'queues')}
+ALL_GROUPS = sum(1 << bit for bit in GROUPS.values())
 
 
 def _get_u32(fd, request):
@@ -62,20 +25,19 @@ def _get_u32(fd, request):
 
 
 def set_u32(fd, request, value):
-    """Change a setting of the device behind @fd that is a number"""
+    """Change a numeric setting of the device of @fd"""
     fcntl.ioctl(fd, request, struct.pack('I', value))
 
 
 def set_offload(fd, offload):
-    fcntl.ioctl(fd, TUNSETOFFLOAD, offload)
+    fcntl.ioctl(fd, uapi.TUNSETOFFLOAD, offload)
 
 
 def _get_state(fd):
-    """Raw struct tun_state, or None on a kernel that does not report it"""
-    state = bytearray(TUN_STATE_SIZE)
-    struct.pack_into('Q', state, 0, ALL_GROUPS)
+    """Returns a TunState, or None on a kernel without TUNGETSTATE"""
+    state = uapi.TunState(mask=ALL_GROUPS)
     try:
-        fcntl.ioctl(fd, TUNGETSTATE, state)
+        fcntl.ioctl(fd, uapi.TUNGETSTATE, state)
     except OSError as e:
         if e.errno != errno.EINVAL:
             raise
@@ -87,8 +49,8 @@ def open_tap(name, flags=0):
     """Make a TAP, or one more queue of a TAP; returns its fd"""
     fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(fd, TUNSETIFF, struct.pack('16sH22x', name.encode(),
-                                               IFF_TAP | IFF_NO_PI | flags))
+        fcntl.ioctl(fd, uapi.TUNSETIFF, struct.pack(
+            '16sH22x', name.encode(), uapi.IFF_TAP | uapi.IFF_NO_PI | flags))
     except OSError:
         os.close(fd)
         raise
@@ -105,13 +67,13 @@ def kernel_reports_state():
 
 
 class TapQueue:
-    """A queue, through an fd of our own on the same open file"""
+    """A queue, through an fd that shares its open file"""
 
     def __init__(self, fd):
         self.fd = fd
 
     def _ifreq(self):
-        return fcntl.ioctl(self.fd, TUNGETIFF, bytes(40))
+        return fcntl.ioctl(self.fd, uapi.TUNGETIFF, bytes(40))
 
     @property
     def ifname(self):
@@ -123,15 +85,15 @@ class TapQueue:
 
     @property
     def attached(self):
-        return not self.flags & IFF_DETACH_QUEUE
+        return not self.flags & uapi.IFF_DETACH_QUEUE
 
     @property
     def sndbuf(self):
-        return _get_u32(self.fd, TUNGETSNDBUF)
+        return _get_u32(self.fd, uapi.TUNGETSNDBUF)
 
     @property
     def vnet_hdr_len(self):
-        return _get_u32(self.fd, TUNGETVNETHDRSZ)
+        return _get_u32(self.fd, uapi.TUNGETVNETHDRSZ)
 
     def has_packet(self):
         """Whether a packet waits to be read"""
@@ -143,24 +105,25 @@ class TapQueue:
         return bool(fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_NONBLOCK)
 
     def state(self):
-        """All that should survive a hand-over, as a dict"""
-        raw = _get_state(self.fd)
-        if raw is not None:
-            there = struct.unpack_from('Q', raw)[0]
-            return {name: raw[offset:offset + size].hex()
-                    for name, (bit, offset, size) in GROUPS.items()
-                    if there & 1 << bit}
+        """Returns a dict of all values that a hand-over must preserve"""
+        kernel_state = _get_state(self.fd)
+        if kernel_state is not None:
+            # Each packet changes ring_len
+            return {name: uapi.as_dict(getattr(kernel_state, name),
+                                       without=['ring_len'])
+                    for name, bit in GROUPS.items()
+                    if kernel_state.mask & 1 << bit}
 
         state = {
             'ifname': self.ifname,
             'flags': f'{self.flags:#x}',
             'sndbuf': self.sndbuf,
         }
-        if self.flags & IFF_VNET_HDR:
+        if self.flags & uapi.IFF_VNET_HDR:
             state['vnet_hdr_len'] = self.vnet_hdr_len
-            state['vnet_le'] = _get_u32(self.fd, TUNGETVNETLE)
+            state['vnet_le'] = _get_u32(self.fd, uapi.TUNGETVNETLE)
             try:
-                state['vnet_be'] = _get_u32(self.fd, TUNGETVNETBE)
+                state['vnet_be'] = _get_u32(self.fd, uapi.TUNGETVNETBE)
             except OSError:
                 # CONFIG_TUN_VNET_CROSS_LE is not set
                 pass
@@ -169,14 +132,13 @@ class TapQueue:
 
 class TapQueues:
     """
-    The queues that process @pid has, in the order of its fds
+    The queues that process @pid has open, in the order of its fds
 
-    The devices stay alive as long as this is open, so close it soon.
+    Close the object soon: it keeps the devices from going away.
     """
 
     def __init__(self, pid):
         self._queues = []
-        libc = ctypes.CDLL(None, use_errno=True)
         path = f'/proc/{pid}/fd'
         pidfd = os.pidfd_open(pid)
         try:
@@ -186,10 +148,7 @@ class TapQueues:
                         continue
                 except FileNotFoundError:
                     continue
-                fd = libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
-                if fd < 0:
-                    raise OSError(ctypes.get_errno(), 'pidfd_getfd')
-                self._queues.append(TapQueue(fd))
+                self._queues.append(TapQueue(uapi.pidfd_getfd(pidfd, number)))
         except OSError:
             self.close()
             raise

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 #
-# Hand-over of a TAP to another QEMU on the same host
+# Tests of the hand-over of a TAP: success, failures, refusals
 #
 # Copyright (c) 2026 tapstate developers
 #
@@ -18,10 +18,13 @@ import threading
 from qemu_test import QemuSystemTest, skipIfMissingCommands, which
 
 import tap_local_queue as tap
-from tap_local_proxy import FIELDS, FdProxy
-from tap_local_base import (LOCAL, NIC, QUEUES, TapLocalTestBase, Trace,
-                            link_up, nic, send_packet, source_netdev,
-                            target_netdev)
+import tap_local_uapi as uapi
+from tap_local_base import (LOCAL, NIC, QUEUES, TapLocalTestBase, nic,
+                            source_netdev, target_netdev)
+from tap_local_network import link_up, send_packet
+from tap_local_proxy import FdProxy
+from tap_local_stream import FIELDS
+from tap_local_trace import Trace
 
 
 class TapLocal(TapLocalTestBase):
@@ -32,7 +35,7 @@ class TapLocal(TapLocalTestBase):
         return Trace(self.log_file(self.unique('strace') + '.log'))
 
     def do_leaves_alone(self, source_trace, source, trace, target):
-        """Hand over under strace, and make the target run"""
+        """Hand over, and check the system calls of both sides"""
         states = self.states(source)
         start = len(source_trace.calls())
         self.hand_over(source, target)
@@ -46,7 +49,7 @@ class TapLocal(TapLocalTestBase):
                          QUEUES)
         self.assertEqual([c for c in calls if trace.CHANGE.match(c)], [])
         self.assertEqual([c for c in calls if trace.READ.match(c)], [])
-        # One comparison per queue, and nothing is to be restored
+        # TUNSETSTATE compares each queue once, and restores nothing
         self.assertEqual(len([c for c in calls if trace.SETSTATE.match(c)]),
                          QUEUES if self.reports_state else 0)
         self.assertEqual(self.states(target), states)
@@ -103,14 +106,14 @@ class TapLocal(TapLocalTestBase):
             self.main_loop_turns(target)
             self.assertEqual(self.states(target), states)
             self.assertEqual(self.open_files(target).count(tap.TUN), QUEUES)
-            # Each hop leaves the same behind, whatever QEMU opens at start
+            # No hand-over leaks a file
             self.assertEqual(self.open_files(target),
                              files or self.open_files(target))
             files = self.open_files(target)
             vm = target
 
     def test_private_ram(self):
-        """Without x-ignore-shared the stream has many more parts"""
+        """The stream holds the RAM, too: it has many more parts"""
         source = self.source()
         target = self.target()
         for vm in source, target:
@@ -141,8 +144,8 @@ class TapLocal(TapLocalTestBase):
         self.assertEqual(self.states(target), states)
 
     def test_fds_of_source(self):
-        """The source may have got its fds from management"""
-        fds = [tap.open_tap('tap0', tap.IFF_MULTI_QUEUE | tap.IFF_VNET_HDR)
+        """The source got its fds from management"""
+        fds = [tap.open_tap('tap0', uapi.IFF_MULTI_QUEUE | uapi.IFF_VNET_HDR)
                for _ in range(QUEUES)]
         for fd in fds:
             os.set_inheritable(fd, True)
@@ -232,13 +235,13 @@ class TapLocal(TapLocalTestBase):
         source = self.source(source_netdev().replace('downscript=no',
                                                      f'downscript={script}'))
         netdev = target_netdev(more=f'incoming-fds=on,downscript={script}')
-        # One that never runs, and goes first
+        # A target that never runs, and exits before the source
         target = self.target(netdev)
         self.hand_over(source, target)
         self.quit(target)
         self.assertEqual(runs(), [])
         self.cont(source)
-        # One that runs, and goes last
+        # A target that runs, and exits after the source
         target = self.target(netdev)
         self.hand_over(source, target)
         self.quit(source)
@@ -249,7 +252,7 @@ class TapLocal(TapLocalTestBase):
 
     # A guest that uses its NIC
     def tapstate(self):
-        """What the command-line tool shows, in a file; None without it"""
+        """Returns a file with the output of "tapstate show", or None"""
         if not self.reports_state or not which('tapstate'):
             return None
         path = self.log_file(self.unique('tapstate') + '.json')
@@ -285,13 +288,13 @@ class TapLocal(TapLocalTestBase):
 
         again = self.tapstate()
         if not shown:
-            self.skipTest('all but the comparison by tapstate was done, which '
-                          'is not there, or not on this kernel')
+            self.skipTest('the comparison by tapstate was left out: it is not '
+                          'installed, or not on this kernel')
         result = subprocess.run(['tapstate', 'diff', shown, again],
                                 capture_output=True, text=True)
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
-    # The source goes on after all
+    # The source resumes
 
     def do_source_goes_on(self, end_target):
         source = self.source()
@@ -312,7 +315,7 @@ class TapLocal(TapLocalTestBase):
                 self.assertTrue(queue.nonblocking())
         self.assertEqual(self.states(source), states)
 
-        # No target could have refused what was not sent
+        # Not a refusal: nothing was sent, as there is no target
         source.cmd('migrate', uri=f'unix:{self.socket_path()}')
         self.assertEqual(self.wait_migration(source)['status'], 'failed')
         target = self.target()
@@ -330,7 +333,7 @@ class TapLocal(TapLocalTestBase):
 
     @skipIfMissingCommands('strace')
     def test_source_leaves_tap_alone(self):
-        """When it goes on, and nobody has changed anything"""
+        """A source that resumes changes nothing if nobody else did"""
         trace = self.strace()
         source = self.source(trace=trace)
         calls = trace.calls()
@@ -346,8 +349,8 @@ class TapLocal(TapLocalTestBase):
         left = trace.calls(len(calls) + len(refused))
         for calls in refused, left:
             self.assertEqual([c for c in calls if trace.CHANGE.match(c)], [])
-        # One comparison per queue in the stream, and nothing is to be restored.
-        # The target may be gone before the last one is.
+        # TUNSETSTATE compares each queue in the stream, and restores nothing.
+        # A target that refuses may be gone before the last queue is sent.
         compared = [len([c for c in calls if trace.SETSTATE.match(c)])
                     for calls in (refused, left)]
         if self.reports_state:
@@ -357,7 +360,7 @@ class TapLocal(TapLocalTestBase):
         self.assertEqual(compared[1], QUEUES if self.reports_state else 0)
 
     def test_cancel(self):
-        """Cancel while the target has not got all yet"""
+        """Cancel before the target has received everything"""
         source = self.source(capabilities=['return-path'])
         target = self.target(capabilities=['return-path'])
         states = self.states(source)
@@ -373,7 +376,7 @@ class TapLocal(TapLocalTestBase):
         proxy = self.migrate(source, target, (QUEUES, tamper))
         self.assertTrue(reached.wait(self.timeout))
         source.cmd('migrate_cancel')
-        # It is 'failed' when the source sees its channel close first
+        # 'failed' if the source first notices the end of its channel
         self.assertIn(self.wait_migration(source)['status'],
                       ('cancelled', 'failed'))
         go_on.set()
@@ -387,7 +390,7 @@ class TapLocal(TapLocalTestBase):
         self.assertEqual(self.states(target), states)
 
     def test_target_stays_after_failure(self):
-        """With exit-on-error=off the target still has some of the fds"""
+        """With exit-on-error=off the target stays, and must not run"""
         source = self.source()
         target = self.target()
         states = self.states(source)
@@ -398,7 +401,7 @@ class TapLocal(TapLocalTestBase):
             source.cmd('migrate', uri=f'unix:{listen}')
             self.assertEqual(self.wait_migration(target)['status'], 'failed')
         self.assert_goes_on(source, states)
-        # It cannot be made to run what it did not get
+        # The target refuses 'cont'
         target.qmp('cont')
         self.main_loop_turns(source, target)
         self.assertNotEqual(self.status(target), 'running')
@@ -406,7 +409,7 @@ class TapLocal(TapLocalTestBase):
         self.quit(target)
         self.assertEqual(self.states(source), states)
 
-    # What does not fit together
+    # Set-ups that are refused
 
     def test_parameter(self):
         vm = self.create('qemu', None)
@@ -437,11 +440,11 @@ class TapLocal(TapLocalTestBase):
         self.assertRegex(self.qmp_error(target, 'migrate-incoming',
                                         uri='tcp:127.0.0.1:0'),
                          "(?is)'local'.*unix")
-        # It can still be used
+        # The refusals have no effect on source and target
         self.hand_over(source, target)
 
     def pass_fd(self, vm, fd):
-        """For URI fd:stream"""
+        """Pass @fd to QEMU, for URI fd:stream"""
         vm.send_fd_scm(fd)
         vm.cmd('getfd', fdname='stream')
 
@@ -460,7 +463,7 @@ class TapLocal(TapLocalTestBase):
         self.assertEqual(self.states(target), states)
 
     def test_fd_without_fds(self):
-        """What is behind fd: is known when the migration begins"""
+        """The kind of a channel fd: shows only when the migration begins"""
         source = self.source()
         states = self.states(source)
         files = self.open_files(source)
@@ -470,7 +473,7 @@ class TapLocal(TapLocalTestBase):
             return [os.fdopen(ends[0], 'rb'), os.fdopen(ends[1], 'wb')]
 
         def tcp():
-            # The namespace's own, which nobody brought up before
+            # The loopback device of a new namespace is down
             link_up('lo')
             with socket.create_server(('127.0.0.1', 0)) as server:
                 client = socket.create_connection(server.getsockname())
@@ -505,7 +508,7 @@ class TapLocal(TapLocalTestBase):
                               '(?i)postcopy', "'local'")
 
     def test_background_snapshot(self):
-        """Device state goes to a buffer first, which can hold no fd"""
+        """Device state goes to a buffer first, which cannot hold fds"""
         source = self.source()
         caps = [{'capability': 'x-ignore-shared', 'state': False},
                 {'capability': 'background-snapshot', 'state': True}]
@@ -519,7 +522,7 @@ class TapLocal(TapLocalTestBase):
                               '(?i)background snapshot', "'local'")
 
     def test_cpr_reboot(self):
-        """A mode for a host that is not the same afterwards"""
+        """A mode in which the host reboots"""
         source = self.source()
         source.cmd('migrate-set-parameters', mode='cpr-reboot')
         states = self.states(source)
@@ -529,7 +532,7 @@ class TapLocal(TapLocalTestBase):
                               'cpr-reboot', "'local'", 'use normal')
 
     def test_source_told_of_what_is_missing(self):
-        """This NIC model would take a backend that did not come"""
+        """This NIC model itself accepts a backend without an fd"""
         source = self.source(source_netdev(1, more=''), nic=nic(0, 1, 'e1000'),
                              capabilities=['return-path'])
         target = self.target(target_netdev(1), nic=nic(0, 1, 'e1000'),
@@ -539,7 +542,7 @@ class TapLocal(TapLocalTestBase):
         self.assertEqual(source.cmd('query-migrate')['status'], 'failed')
 
     def test_source_without_option(self):
-        """Only netdevs with it are handed over, and the target waits for it"""
+        """The source does not hand over, and the target says why"""
         source = self.source(source_netdev(more=''))
         self.assert_refused(source, self.target(),
                             "netdev 'net0' queue 0",
@@ -558,7 +561,7 @@ class TapLocal(TapLocalTestBase):
                             f'on the source.*{LOCAL}')
 
     def test_target_options(self):
-        """What only the target can see; all from the same source"""
+        """Netdevs of targets that do not match the one of the source"""
         source = self.source()
         mine = 'script=no,downscript=no,ifname=tap1'
         other = json.dumps({**NIC, 'netdev': 'net1'})
@@ -635,7 +638,7 @@ class TapLocal(TapLocalTestBase):
         self.assertEqual(self.states(target), states)
 
     def test_unverified(self):
-        """Each side warns once, not per queue, where there is no state"""
+        """Without kernel state each side warns once, not once a queue"""
         source = self.source()
         target = self.target()
         self.hand_over(source, target)
@@ -646,7 +649,7 @@ class TapLocal(TapLocalTestBase):
             self.quit(vm)
             self.assertEqual(vm.get_log().count(warning), times, vm.get_log())
 
-    # Streams that were tampered with
+    # Streams that a proxy has changed
 
     def test_connection_dropped(self):
         source = self.source()
@@ -656,7 +659,7 @@ class TapLocal(TapLocalTestBase):
             for messages in range(QUEUES + 1)))
 
     def test_source_told_of_failure(self):
-        """With a return path the source goes on by itself"""
+        """With a return path the source resumes by itself"""
         source = self.source(capabilities=['return-path'])
         states = self.states(source)
         target = self.target(capabilities=['return-path'])
@@ -667,24 +670,24 @@ class TapLocal(TapLocalTestBase):
         self.assertEqual(self.states(source), states)
 
     def test_device_changed(self):
-        """What changed on the way is seen, named, and put right again"""
+        """The target refuses a changed device, and the source repairs it"""
         self.require_kernel_state()
         source = self.source()
-        offload = tap.TUN_F_CSUM | tap.TUN_F_TSO4
+        offload = uapi.TUN_F_CSUM | uapi.TUN_F_TSO4
 
         def detach(fd):
-            fcntl.ioctl(fd, tap.TUNSETQUEUE,
-                        struct.pack('16xH22x', tap.IFF_DETACH_QUEUE))
+            fcntl.ioctl(fd, uapi.TUNSETQUEUE,
+                        struct.pack('16xH22x', uapi.IFF_DETACH_QUEUE))
 
         self.assert_all_refused(source, (
             (patterns[0], self.target(), ["netdev 'net0' queue 0", *patterns],
              lambda stream, change=change: change(stream.fds[0][0]))
             for change, *patterns in (
-                (lambda fd: tap.set_u32(fd, tap.TUNSETSNDBUF, 12345),
+                (lambda fd: tap.set_u32(fd, uapi.TUNSETSNDBUF, 12345),
                  'sndbuf.device is 0x3039 instead of 0x7fffffff'),
                 (lambda fd: tap.set_offload(fd, offload),
                  f'offload.enabled is {offload:#x} instead of 0x0'),
-                (lambda fd: tap.set_u32(fd, tap.TUNSETVNETHDRSZ, 24),
+                (lambda fd: tap.set_u32(fd, uapi.TUNSETVNETHDRSZ, 24),
                  'the TAP has a vnet header of 24 bytes, and of 1[02] bytes '
                  'in the stream'),
                 (detach, 'the queue is detached, and attached in the stream'),
@@ -692,8 +695,9 @@ class TapLocal(TapLocalTestBase):
 
     def test_fields_changed(self):
         source = self.source()
-        # What a kernel accepts cannot be asked without changing the device;
-        # that it does what QEMU itself does not know is refused anyway
+        # Without kernel state, QEMU cannot read offload capabilities without
+        # changing the device, and does not compare them. It refuses those
+        # that it does not know itself.
         unknown = ['has_ufo', 'has_uso']
         version = source.cmd('query-version')['qemu']
         if (version['major'], version['minor']) >= (10, 2):
@@ -745,6 +749,7 @@ class TapLocal(TapLocalTestBase):
                 stream.data[start + offset] ^= bit
             return tamper
 
+        header = uapi.offset_of('identity')
         queue0 = "netdev 'net0' queue 0: "
         malformed = f'{queue0}the stream holds a kernel state of [0-9]+ bytes'
         refused = f'{queue0}the kernel refuses the state'
@@ -758,10 +763,11 @@ class TapLocal(TapLocalTestBase):
             for msg, tamper, pattern in (
                 ('size 0', resize(0), malformed),
                 ('size 7', resize(7), f'{queue0}the kernel state has 7 bytes'),
-                ('size 31', resize(31),
-                 f'{queue0}the kernel state has 31 bytes'),
-                ('header only', resize(32), refused),
-                ('cut in a group', resize(100), refused),
+                (f'size {header - 1}', resize(header - 1),
+                 f'{queue0}the kernel state has {header - 1} bytes'),
+                ('header only', resize(header), refused),
+                ('cut in a group', resize(uapi.offset_of('device') - 4),
+                 refused),
                 ('size 4097', resize(4097), malformed),
                 ('claims 4097', claim(4097), malformed),
                 ('claims 2**32 - 1', claim(2**32 - 1), malformed),
@@ -774,13 +780,11 @@ class TapLocal(TapLocalTestBase):
                     slice(stream.kernel_state(0)[0],
                           stream.kernel_state(0)[0] + 8), bytes(8)),
                  f'{queue0}the kernel state holds groups 0x0,'),
-                ('reserved', flip(12, 1), refused),
-                ('interface index', flip(40, 1), differs('identity.ifindex')),
-                ('name', flip(56, 1), differs('identity.name')),
-                ('owner', flip(112, 1), differs('owner.uid')),
-                ('header size', flip(120, 1), differs('vnet.hdr_size')),
-                ('offload', flip(128, 1), differs('offload.enabled')),
-                ('queue flags', flip(316, 1), differs('queue.flags')),
+                ('reserved', flip(uapi.offset_of('reserved'), 1), refused),
+                *((field, flip(uapi.offset_of(field), 1), differs(field))
+                  for field in ('identity.ifindex', 'identity.name',
+                                'owner.uid', 'vnet.hdr_size',
+                                'offload.enabled', 'queue.flags')),
             )))
 
     def test_other_fds(self):
@@ -794,7 +798,7 @@ class TapLocal(TapLocalTestBase):
                  'TAP'),
                 ('no device', lambda: os.open(tap.TUN, os.O_RDWR), 'TAP'),
                 ('other device',
-                 lambda: tap.open_tap('tap9', tap.IFF_VNET_HDR)),
+                 lambda: tap.open_tap('tap9', uapi.IFF_VNET_HDR)),
             )))
 
     def test_fds_in_other_order(self):
@@ -822,7 +826,7 @@ class TapLocal(TapLocalTestBase):
                             proxy=(QUEUES, tamper))
 
     def test_fd_too_many(self):
-        """What nobody asked for is closed, and reported"""
+        """The target closes and reports an fd that no device claims"""
         source = self.source()
         states = self.states(source)
         target = self.target()

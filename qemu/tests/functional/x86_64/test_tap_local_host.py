@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 #
-# Hand-over of a TAP to another QEMU on the same host: what needs more of the
-# host than a TAP
+# Tests of the hand-over of a TAP with vhost-net and with RSS in the kernel
 #
 # Copyright (c) 2026 tapstate developers
 #
@@ -12,21 +11,21 @@ import struct
 
 from qemu_test import QemuSystemTest, skipIfMissingCommands
 
-from tap_local_proxy import FIELDS_SIZE
-from tap_local_base import (LOCAL, QUEUES, TapLocalTestBase, Trace, nic,
+from tap_local_base import (LOCAL, QUEUES, TapLocalTestBase, nic,
                             source_netdev, target_netdev)
+from tap_local_stream import FIELDS_SIZE, subsection
+from tap_local_trace import Trace
 
 VHOST_NET = '/dev/vhost-net'
 
 
 def add_received(stream):
-    """A packet that the source has read and the guest has not got"""
-    name = b'net-tap/received'
+    """Add a pending packet to the section of the last queue"""
     last = QUEUES - 1
     state = stream.kernel_state(last)
     end = sum(state) if state else stream.marks[last] + 1 + FIELDS_SIZE
-    stream.data[end:end] = (bytes([5, len(name)]) + name +
-                            struct.pack('>II', 1, 72) + bytes(72))
+    stream.data[end:end] = subsection(b'net-tap/received', 1,
+                                      struct.pack('>I', 72) + bytes(72))
 
 
 class TapLocalHost(TapLocalTestBase):
@@ -34,7 +33,7 @@ class TapLocalHost(TapLocalTestBase):
     # vhost-net
 
     def vhost_fds(self, fds, count):
-        """The value of vhostfds= for a QEMU; it has @fds from us then"""
+        """Open fds for a QEMU, append them to @fds; returns its vhostfds="""
         names = []
         for _ in range(count):
             fds.append(os.open(VHOST_NET, os.O_RDWR))
@@ -49,7 +48,7 @@ class TapLocalHost(TapLocalTestBase):
             self.skipTest(f'{VHOST_NET}: {e.strerror}')
 
     def do_vhost(self, more, target_more, queues=QUEUES):
-        """@more, @target_more: options, {vhost} for fds of vhost-net"""
+        """@more, @target_more: options; {vhost} stands for new vhost fds"""
         self.require_vhost()
         device = nic(0, queues)
 
@@ -72,7 +71,7 @@ class TapLocalHost(TapLocalTestBase):
                              0 if more == 'vhost=off' else queues)
             self.assertEqual(self.attached(vm), [True] * queues)
 
-        # QEMU wants both kinds or none
+        # QEMU accepts vhostfds= only together with fds=
         netdev = (f'tap,id=net0,fds={{tap}},{LOCAL},{more}'
                   if '{vhost}' in more else
                   source_netdev(queues, more=f'{LOCAL},{more}'))
@@ -103,15 +102,15 @@ class TapLocalHost(TapLocalTestBase):
         self.do_vhost('vhost=on', 'vhost=on', 64)
 
     def test_vhost_of_source(self):
-        """The target does without"""
+        """Only the source uses vhost"""
         self.do_vhost('vhost=on', 'vhost=off')
 
     def test_vhost_of_target(self):
-        """The source does without"""
+        """Only the target uses vhost"""
         self.do_vhost('vhost=off', 'vhost=on')
 
     def test_vhost_of_target_and_packet(self):
-        """What the source read itself vhost does not know of"""
+        """vhost cannot deliver a pending packet, so the target refuses it"""
         self.require_vhost()
 
         def target(*args):
@@ -127,7 +126,7 @@ class TapLocalHost(TapLocalTestBase):
         vm = self.to_and_fro(vm, lambda: target(*self.guest_args()[1]), agent)
         self.quit(vm)
 
-        # Nobody uses the NIC: vhost does not start with the VM
+        # Without a driver, vhost does not start with the VM
         vm, other = self.source(), target()
         self.migrate(vm, other, (QUEUES, add_received))
         self.wait_hand_over(vm, other)
@@ -149,7 +148,7 @@ class TapLocalHost(TapLocalTestBase):
         self.main_loop_turns(source, target)
 
         def calls(pattern, number):
-            # What vhost itself is told is not about the TAP
+            # VHOST_* ioctls do not change the TAP
             return [call for call in traces[number].calls(starts[number])
                     if pattern.match(call) and 'VHOST_' not in call]
 
@@ -172,7 +171,7 @@ class TapLocalHost(TapLocalTestBase):
                 for info in vm.cmd('query-tap-state')]
 
     def test_rss(self):
-        """The target has a program of its own, and not before it runs"""
+        """The target attaches its own program, once it runs"""
         self.require_kernel_state()
         device = nic(0, QUEUES, rss=True)
         vm, agent, _ = self.boot(source_netdev(), device=device)
@@ -193,7 +192,7 @@ class TapLocalHost(TapLocalTestBase):
             vm, progs = target, after
 
     def test_rss_goes_on(self):
-        """The source has its program after a target that did not run"""
+        """The source keeps its program if the target does not run"""
         self.require_kernel_state()
         device = nic(0, QUEUES, rss=True)
         vm, agent, _ = self.boot(source_netdev(), device=device)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 #
-# Migration streams with something wrong, and what becomes of the TAP
+# Tests of invalid migration streams: targets refuse them, the TAP is unchanged
 #
-# TAP_LOCAL_STREAMS says how many, TAP_LOCAL_SEED which ones, and
-# TAP_LOCAL_STREAM picks a single one.
+# TAP_LOCAL_STREAMS is the number of streams, TAP_LOCAL_SEED selects others,
+# and TAP_LOCAL_STREAM runs a single one.
 #
 # Copyright (c) 2026 tapstate developers
 #
@@ -16,167 +16,50 @@ import json
 import os
 import random
 import re
-import select
 import socket
 import struct
-import subprocess
 
 from qemu_test import QemuSystemTest
 
 import tap_local_queue as tap
-from tap_local_proxy import MAX_FDS, HeldStream
-from tap_local_mutation import Mutation, Recording, subsection
-from tap_local_base import (NIC, NO_VAPIC, TapLocalTestBase, link_up,
-                            source_netdev, target_netdev)
+import tap_local_uapi as uapi
+from tap_local_base import (NIC, NO_VAPIC, TapLocalTestBase, source_netdev,
+                            target_netdev)
+from tap_local_mutation import Mutation
+from tap_local_network import ip, link_up
+from tap_local_stream import MAX_FDS, HeldStream, Recording, subsection
+from tap_local_target import Gone, Target
 
 STREAMS = int(os.environ.get('TAP_LOCAL_STREAMS', 200))
 SEED = os.environ.get('TAP_LOCAL_SEED', '1')
 STREAM = os.environ.get('TAP_LOCAL_STREAM')
 
-# Without what is only for a NIC model with several queues
+# NIC without the options for several queues
 E1000 = {key: value for key, value in NIC.items()
          if key not in ('mq', 'vectors')} | {'driver': 'e1000'}
-
-IFF_TUN = 0x0001
-RTM_DELLINK = 17
-NLM_F_REQUEST_ACK = 5
-
-
-def delete_link(ifname):
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW,
-                       socket.NETLINK_ROUTE) as sock:
-        sock.send(struct.pack('=IHHIIBxHiII', 32, RTM_DELLINK,
-                              NLM_F_REQUEST_ACK, 1, 0, 0, 0,
-                              socket.if_nametoindex(ifname), 0, 0))
-        error = struct.unpack_from('=i', sock.recv(4096), 16)[0]
-        if error:
-            raise OSError(-error, f'cannot delete {ifname}')
-
-
-class Gone(Exception):
-    """The other end of a QMP connection has closed it"""
-
-
-class Target:
-    """
-    A QEMU that waits for one stream
-
-    Thousands of those are needed, so it does less than QEMUMachine: the
-    monitor is an inherited socket, and there is no wait for the start.
-    """
-
-    def __init__(self, command, path, log, timeout):
-        self.path = path
-        self._timeout = timeout
-        self._log = log
-        self._received = b''
-        self._events = []
-        # When a coroutine exits, what the main stack refers to is no leak
-        options = f"{os.environ.get('ASAN_OPTIONS', '')}:detect_leaks=0"
-        self._qmp, theirs = socket.socketpair()
-        with theirs, open(log, 'wb') as output:
-            self._process = subprocess.Popen(
-                [*command, '-chardev', f'socket,id=qmp,fd={theirs.fileno()}',
-                 '-mon', 'chardev=qmp,mode=control'],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                stdout=output, stderr=output,
-                env={**os.environ, 'ASAN_OPTIONS': options.lstrip(':')})
-
-    def listen(self, exit_on_error):
-        self._read()                # the greeting
-        self.cmd('qmp_capabilities')
-        self.cmd('migrate-set-capabilities', capabilities=[
-            {'capability': name, 'state': True}
-            for name in ('events', 'x-ignore-shared')])
-        self.cmd('migrate-incoming', uri=f'unix:{self.path}',
-                 **{'exit-on-error': exit_on_error})
-
-    def _read(self):
-        while b'\n' not in self._received:
-            if not select.select([self._qmp], [], [], self._timeout)[0]:
-                raise TimeoutError('QMP is silent')
-            try:
-                data = self._qmp.recv(65536)
-            except ConnectionResetError:
-                data = b''
-            if not data:
-                raise Gone()
-            self._received += data
-        line, _, self._received = self._received.partition(b'\n')
-        return json.loads(line)
-
-    def cmd(self, name, **arguments):
-        try:
-            self._qmp.sendall(json.dumps(
-                {'execute': name, 'arguments': arguments}).encode())
-        except (BrokenPipeError, ConnectionResetError) as e:
-            raise Gone() from e
-        while 'event' in (message := self._read()):
-            self._events.append(message)
-        if 'error' in message:
-            raise RuntimeError(f'{name}: {message["error"]["desc"]}')
-        return message['return']
-
-    def wait_loaded(self):
-        """How the migration ended: 'completed' or 'failed'"""
-        while True:
-            while self._events:
-                event = self._events.pop(0)
-                if (event['event'] == 'MIGRATION' and
-                        event['data']['status'] in ('completed', 'failed')):
-                    return event['data']['status']
-            message = self._read()
-            if 'event' in message:
-                self._events.append(message)
-
-    def quit(self):
-        """Returns the exit code"""
-        with contextlib.suppress(Gone):
-            self.cmd('quit')
-        return self.wait()
-
-    def wait(self):
-        return self._process.wait(self._timeout)
-
-    @property
-    def pid(self):
-        return self._process.pid
-
-    def log(self):
-        with open(self._log, encoding='utf-8', errors='replace') as log:
-            return log.read()
-
-    def close(self):
-        self._qmp.close()
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        for path in self.path, self._log:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
 
 
 class TapLocalStream(TapLocalTestBase):
 
     timeout = 60 + 10 * STREAMS
-    # For a target to do anything
+    # Seconds that a target may take to answer
     target_timeout = 60
 
-    # So many are started ahead
+    # Number of targets that are started in advance
     AHEAD = 2
 
-    # A reason is given, and not only the result
+    # Message without a reason
     BARE = re.compile(r'(\S+: )?load of migration failed: [^:]*$')
     BUG = re.compile(r'(?i)sanitizer|runtime error:|assert|should not be '
                      r'reached|core dumped|failed to allocate|'
                      r'(GLib|qemu)[\w-]*-(CRITICAL|ERROR|WARNING)')
-    # From net-tap: the netdev, the queue and what is wrong with it
+    # Message of net-tap, with netdev, queue and reason
     NET_TAP = re.compile(r"netdev 'net0'( queue \d)?: .{10}")
 
-    # The fds that take part
+    # File descriptors
 
     def open_fds(self, recording):
-        """Of all kinds; returns name -> fd"""
+        """Open files of many kinds; returns name -> fd"""
         def pipe_end():
             ends = os.pipe()
             os.close(ends[0])
@@ -184,20 +67,20 @@ class TapLocalStream(TapLocalTestBase):
 
         def tun(name, flags):
             fd = os.open(tap.TUN, os.O_RDWR)
-            fcntl.ioctl(fd, tap.TUNSETIFF, struct.pack(
-                '16sH22x', name, IFF_TUN | tap.IFF_NO_PI | flags))
+            fcntl.ioctl(fd, uapi.TUNSETIFF, struct.pack(
+                '16sH22x', name, uapi.IFF_TUN | uapi.IFF_NO_PI | flags))
             return fd
 
         def deleted():
             fd = tap.open_tap('tap7')
-            delete_link('tap7')
+            ip('link', 'delete', 'tap7')
             return fd
 
         fds = {
-            'other tap': tap.open_tap('tap8', tap.IFF_VNET_HDR |
-                                      tap.IFF_MULTI_QUEUE),
+            'other tap': tap.open_tap('tap8', uapi.IFF_VNET_HDR |
+                                      uapi.IFF_MULTI_QUEUE),
             'plain tap': tap.open_tap('tap9'),
-            'tun': tun(b'tun8', tap.IFF_VNET_HDR),
+            'tun': tun(b'tun8', uapi.IFF_VNET_HDR),
             'plain tun': tun(b'tun9', 0),
             'deleted tap': deleted(),
             'no device': os.open(tap.TUN, os.O_RDWR),
@@ -212,16 +95,16 @@ class TapLocalStream(TapLocalTestBase):
         }
         for fd in fds.values():
             self.addCleanup(os.close, fd)
-        # The netdev on both sides has a vnet header of its own length
-        size = fcntl.ioctl(recording.fds['queue 0'], tap.TUNGETVNETHDRSZ,
+        # Set the length of vnet header that QEMU chose for its TAP
+        size = fcntl.ioctl(recording.fds['queue 0'], uapi.TUNGETVNETHDRSZ,
                            bytes(4))
         for name in 'other tap', 'tun':
-            fcntl.ioctl(fds[name], tap.TUNSETVNETHDRSZ, size)
+            fcntl.ioctl(fds[name], uapi.TUNSETVNETHDRSZ, size)
         fds.update(recording.fds)
         return fds
 
     def device_states(self):
-        """What the kernel says about all devices that could be touched"""
+        """Returns the state of all devices that a target could change"""
         devices = ('other tap', 'plain tap', 'tun', 'plain tun',
                    *self.recording.fds)
         return {name: tap.TapQueue(self.fds[name]).state()
@@ -234,7 +117,7 @@ class TapLocalStream(TapLocalTestBase):
     # Recording
 
     def record(self, source):
-        """Let @source migrate to nowhere; returns a Recording"""
+        """Let @source migrate into a socket; returns a Recording"""
         path = self.socket_path()
         stream = HeldStream()
         with socket.socket(socket.AF_UNIX) as server:
@@ -273,7 +156,7 @@ class TapLocalStream(TapLocalTestBase):
         return self.targets.popleft()
 
     def tearDown(self):
-        # Those started ahead still make files in what goes now
+        # Targets may still write files to the directory that is deleted now
         while self.targets:
             self.targets.pop().close()
         super().tearDown()
@@ -282,16 +165,16 @@ class TapLocalStream(TapLocalTestBase):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(self.target_timeout)
             sock.connect(target.path)
-            # It may close the connection in the middle
+            # A target may close the connection early
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 stream.send(sock)
                 sock.shutdown(socket.SHUT_WR)
-            # A target that writes nothing back is not to wait for us
+            # A target that exits closes QMP without an event
             with contextlib.suppress(Gone):
                 return target.wait_loaded()
         return 'exited'
 
-    # What must hold
+    # Checks of the outcome
 
     def check_reason(self, log, mutation):
         lines = [line for line in log.splitlines()
@@ -313,18 +196,18 @@ class TapLocalStream(TapLocalTestBase):
         self.assertEqual(self.held_devices(target), [])
         if mutation.only_net_tap:
             self.assertIn('error-desc', info)
-        # From 10.2 on there is none when the stream does not begin as one
+        # QEMU 10.2 has no reason for a stream with an invalid beginning
         return info.get('error-desc', '')
 
     def check_accepted(self, target, mutation):
-        """It has one whole TAP and no other fd, and can run"""
-        # The event came before the channel was closed
+        """A target that succeeds: it has all queues of one TAP, and can run"""
+        # Let the target close its channel, which it does after the event
         target.cmd('query-status')
         devices = self.held_devices(target)
         self.assertEqual(len(devices), self.queues)
         self.assertEqual(len({name for name, _ in devices}), 1, devices)
         for _, flags in devices:
-            self.assertTrue(flags & tap.IFF_TAP, devices)
+            self.assertTrue(flags & uapi.IFF_TAP, devices)
         if mutation.only_net_tap:
             self.assertEqual(self.device_states(), self.states_before)
             target.cmd('cont')
@@ -341,7 +224,7 @@ class TapLocalStream(TapLocalTestBase):
         return mutation, outcome, log
 
     def check_mutation(self, name, mutation, exit_on_error):
-        """Feed it to a target; returns how that ended, and what was said"""
+        """Feed a mutation to a target; returns its outcome and its log"""
         target = self.next_target()
         try:
             target.listen(exit_on_error)
@@ -349,7 +232,7 @@ class TapLocalStream(TapLocalTestBase):
             reason = ''
             outcome = self.feed(target, mutation.stream(self.fds))
             if outcome == 'failed' and exit_on_error:
-                # The event is sent first
+                # The event precedes the exit
                 outcome = 'exited'
             if outcome == 'exited':
                 code = target.wait()
@@ -392,7 +275,7 @@ class TapLocalStream(TapLocalTestBase):
         self.fds = self.open_fds(self.recording)
         self.states_before = self.device_states()
 
-        # What was recorded is a stream that is accepted
+        # A target accepts the recording itself
         outcome, log = self.check_mutation('unchanged', self.unchanged(), True)
         self.assertEqual(outcome, 'completed', log)
         return source
@@ -430,12 +313,12 @@ class TapLocalStream(TapLocalTestBase):
         self.assertEqual(problems, [], f'{len(problems)} of {len(numbers)}:\n'
                          + '\n'.join(problems))
         if len(numbers) >= 100:
-            # All kinds of ends were seen, and the fields of net-tap reached
+            # Expect enough of each outcome, and enough errors in net-tap
             self.assertGreater(outcomes['completed'], len(numbers) // 50)
             self.assertGreater(outcomes['failed'], len(numbers) // 10)
             self.assertGreater(outcomes['exited'], len(numbers) // 10)
             self.assertGreater(outcomes['in net-tap'], len(numbers) // 10)
-            # More than half are; the others are no sections of net-tap to QEMU
+            # In other cases QEMU does not recognize the section as net-tap
             self.assertGreater(outcomes['explained'],
                                outcomes['in net-tap'] // 4)
 
@@ -447,7 +330,7 @@ class TapLocalStream(TapLocalTestBase):
         self.do_streams(1, E1000, STREAMS // 4)
 
     def assert_refused_twice(self, change, *patterns):
-        """By a target that exits, and by one that stays"""
+        """Refused by a target that exits, and by one that stays"""
         for exit_on_error in True, False:
             mutation = self.unchanged()
             change(mutation, [part for part in mutation.parts
@@ -459,7 +342,7 @@ class TapLocalStream(TapLocalTestBase):
                 self.assertRegex(log, pattern)
 
     def test_section_twice(self):
-        """The fd of the first one is closed, too"""
+        """The target closes the fd of the first section, too"""
         self.prepare(2, NIC)
         self.assert_refused_twice(
             lambda mutation, parts: mutation.parts.insert(
@@ -482,7 +365,7 @@ class TapLocalStream(TapLocalTestBase):
                                   'not a TAP')
 
     def test_received_too_short(self):
-        """There is nothing behind its vnet header"""
+        """A packet that is shorter than its vnet header"""
         self.prepare(1, E1000)
 
         def change(_, parts):

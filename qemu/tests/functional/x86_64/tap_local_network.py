@@ -1,0 +1,58 @@
+# The host's network devices, and its end of the guest's network
+#
+# Copyright (c) 2026 tapstate developers
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import json
+import socket
+import struct
+import subprocess
+
+HOST_IP = '10.0.0.1'
+GUEST_IP = '10.0.0.2'
+GUEST_MAC = '52:54:00:12:34:56'
+
+# Local experimental ethertype, used by send_packet()
+ETHERTYPE = 0x88b5
+
+
+def ip(*args):
+    subprocess.run(['ip', *args], check=True)
+
+
+def link_up(ifname):
+    ip('link', 'set', ifname, 'up')
+
+
+def set_address(ifname):
+    """Set up @ifname as the host's end of the guest's network"""
+    link_up(ifname)
+    ip('address', 'replace', f'{HOST_IP}/24', 'dev', ifname)
+    # A stopped guest does not answer ARP requests
+    ip('neighbour', 'replace', GUEST_IP, 'lladdr', GUEST_MAC,
+       'nud', 'permanent', 'dev', ifname)
+
+
+def make_bridge(ifname, *ports):
+    ip('link', 'add', ifname, 'type', 'bridge')
+    for port in ports:
+        ip('link', 'set', port, 'master', ifname)
+        link_up(port)
+    link_up(ifname)
+
+
+def active_features(ifname):
+    """Returns the names of the offloads that are on, as in ethtool -k"""
+    output = subprocess.run(['ethtool', '--json', '-k', ifname], check=True,
+                            stdout=subprocess.PIPE).stdout
+    return {name for name, feature in json.loads(output)[0].items()
+            if name != 'ifname' and feature['active']}
+
+
+def send_packet(ifname):
+    """Send a broadcast packet from the host to the guest"""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind((ifname, 0))
+        sock.send(struct.pack('>6s6sH46x', b'\xff' * 6, b'\2\0\0\0\0\1',
+                              ETHERTYPE))
