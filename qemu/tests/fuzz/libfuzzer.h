@@ -1,5 +1,5 @@
 /*
- * What libFuzzer calls, and run-inputs.c where there is none
+ * Functions of a fuzzer, called by libFuzzer or by run-inputs.c
  *
  * Copyright (c) 2026 tapstate developers
  *

@@ -1,5 +1,5 @@
 /*
- * Run a fuzzer's code on the files named, where there is no libFuzzer
+ * Run a fuzzer once on each of the given files, without libFuzzer
  *
  * Copyright (c) 2026 tapstate developers
  *
@@ -28,7 +28,7 @@ int main(int argc, char **argv)
         printf("ok %d - %s\n", i, argv[i]);
         fflush(stdout);
     }
-    /* Input that is all refused early tests little */
+    /* Inputs that are all refused test little */
     printf("%s %d - accepted: %u\n", fuzz_accepted ? "ok" : "not ok", argc,
            fuzz_accepted);
     return fuzz_accepted ? EXIT_SUCCESS : EXIT_FAILURE;

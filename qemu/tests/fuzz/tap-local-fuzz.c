@@ -1,12 +1,12 @@
 /*
- * Feed section net-tap of a migration stream with anything
+ * Fuzz section net-tap of a migration stream
  *
- * What loads it is the real thing, on real file descriptors that pass through
- * a real socket. Around it is as little of QEMU as it needs.
+ * Load the section with QEMU's own code, real TAPs and a real socket, in the
+ * fixture of the unit tests.
  *
- * The input is a byte with options, a byte that says which file descriptor
- * comes along, and how often, and the section's content: see
- * tap-local-seeds.py. It needs the right to make a network namespace.
+ * The input is a byte of options, a byte with the kind of file descriptor and
+ * the number of its copies, and the section: see tap-local-seeds.py. The fuzzer
+ * needs the permission to make a network namespace.
  *
  * Copyright (c) 2026 tapstate developers
  *
@@ -33,7 +33,7 @@ enum {
     OPT_QUEUE_1 = 0x20,
 };
 
-static int taps[2];             /* the second one without a vnet header */
+static int taps[2];             /* with and without a vnet header */
 static int other_fds[6];
 
 unsigned int fuzz_accepted;
@@ -68,7 +68,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     return 0;
 }
 
-/* What a load must leave alone */
+/* Values that a load must not change */
 static void read_device(int fd, int values[3])
 {
     struct ifreq ifr = { };

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 #
-# Write inputs for tap-local-fuzz to start from
+# Write the first inputs of tap-local-fuzz
 #
 # usage: tap-local-seeds.py DIRECTORY
 #
@@ -12,15 +12,15 @@ import os
 import struct
 import sys
 
-# Which fd, and in the upper half how often; see LLVMFuzzerTestOneInput()
+# Kind of fd, and number of copies times 16; see LLVMFuzzerTestOneInput()
 TUN, TWO_QUEUES, NO_DEVICE, NULL = 0x10, 0x11, 0x12, 0x13
 TAP, TWICE, NONE = 0x1f, 0x2f, 0x0f
 
 NO_VNET_HDR, IFNAME, USING_VNET_HDR = 0x04, 0x08, 0x10
 
-# The most that is accepted, TAP_KSTATE_MAX_SIZE and NET_BUFSIZE: from short
-# inputs a fuzzer takes long to come that far. As they cover nothing that the
-# short ones do not, libFuzzer drops them unless it has -keep_seed=1.
+# Largest accepted sizes, TAP_KSTATE_MAX_SIZE and NET_BUFSIZE. A fuzzer takes
+# long to reach them from short inputs. They cover no more code than short ones,
+# so libFuzzer drops them unless it has -keep_seed=1.
 KERNEL_STATE_MAX, PACKET_MAX = 4096, 4096 + 65536
 
 

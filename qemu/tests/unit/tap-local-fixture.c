@@ -1,5 +1,5 @@
 /*
- * A TAP that a migration hands over, with as little of QEMU around as it needs
+ * Test fixture: a TAP queue that can be handed over, and a minimal QEMU
  *
  * Copyright (c) 2026 tapstate developers
  *
@@ -33,13 +33,13 @@
 
 TapLocalFixture fixture;
 
-/* What the object under test told QEMU about itself */
+/* Handlers that the object under test registered */
 static NetClientState client;
 static const VMStateDescription *section;
 static VMChangeStateHandler *vm_change, *vm_change_last;
 static NotifierWithReturn *incoming, *normal;
 
-/* The TAP backend */
+/* Stand-in for the TAP backend */
 
 static void get_queue(NetClientState *nc, TapLocalQueue *queue)
 {
@@ -81,7 +81,7 @@ static const TapLocalOps ops = {
     .transmit = transmit,
 };
 
-/* The rest of QEMU */
+/* Stand-ins for QEMU's migration and run state */
 
 int vmstate_register_with_alias_id(VMStateIf *obj, uint32_t instance_id,
                                    const VMStateDescription *vmsd,
@@ -203,7 +203,7 @@ NICState *qemu_get_nic(NetClientState *nc)
     g_assert_not_reached();
 }
 
-/* What the tests call */
+/* Functions for tests */
 
 bool tap_local_fixture_init(Error **errp)
 {
@@ -344,7 +344,7 @@ static int connect_section(const uint8_t *data, size_t size, int fd, int count,
             }
         }
         g_assert(sendmsg(socks[0], &msg, 0) == 1);
-        /* What does not fit is a stream that ends early */
+        /* Data that does not fit makes a stream that ends early */
         if (send(socks[0], data + 1, size - 1, MSG_DONTWAIT) == size - 1) {
             (void)!send(socks[0], footer, footer_size, MSG_DONTWAIT);
         }
@@ -376,7 +376,7 @@ static bool load(int socket)
 
 bool tap_local_fixture_load(const void *data, size_t size, int fd, int count)
 {
-    /* To look for one more subsection, where there is nothing, is an error */
+    /* vmstate_load_state() looks for one more subsection behind the data */
     static const uint8_t footer[] = { 0x7e, 0, 0, 0, 0 };
 
     return load(connect_section(data, size, fd, count, footer,
@@ -412,7 +412,7 @@ void tap_local_fixture_run(RunState runstate)
     fixture.runstate = runstate;
     if (running) {
         vm_change(fixture.local, true, runstate);
-        /* The main loop runs meanwhile, and the NIC may not have started */
+        /* The main loop may run before the NIC has started */
         g_assert_false(tap_local_may_read(fixture.local));
         vm_change_last(fixture.local, true, runstate);
     } else {

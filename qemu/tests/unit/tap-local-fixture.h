@@ -1,5 +1,5 @@
 /*
- * A TAP that a migration hands over, with as little of QEMU around as it needs
+ * Test fixture: a TAP queue that can be handed over, and a minimal QEMU
  *
  * Copyright (c) 2026 tapstate developers
  *
@@ -14,17 +14,17 @@
 #include "system/runstate.h"
 
 /**
- * TapLocalFixture: the object under test, and what surrounds it
+ * TapLocalFixture: the object under test and the state of the QEMU around it
  *
- * @local: what is tested, real as it is
- * @queue: what the TAP backend knows, real as the file descriptor is
- * @runstate: of the machine
+ * @local: object under test
+ * @queue: state of the TAP backend, with a real file descriptor
+ * @runstate: state of the virtual machine
  * @mode: OR of the FIXTURE_* below
- * @error: what the object under test told the migration, or NULL
- * @applied: how often each setting was written to the device
- * @value: and what was written last
- * @transmitted: packets that were written to the device, end to end
- * @blocked: the device takes no packet
+ * @error: error that the object under test reported, or NULL
+ * @applied: number of writes of each setting to the device
+ * @value: value of the last write of each setting
+ * @transmitted: packets written to the device, concatenated
+ * @blocked: the device takes no packets
  */
 typedef struct TapLocalFixture {
     TapLocal *local;
@@ -44,50 +44,50 @@ typedef struct TapLocalFixture {
 
 extern TapLocalFixture fixture;
 
-/* Make a network namespace of our own; false if that is not possible here */
+/* Enter a new network namespace; false when this is not permitted */
 bool tap_local_fixture_init(Error **errp);
 
-/* A queue of a new device, or of an old one with IFF_MULTI_QUEUE */
+/* Open a queue of a new device, or one more with IFF_MULTI_QUEUE */
 int tap_local_fixture_open_tun(const char *name, int flags);
 
-/* A queue that has @fd, or waits for it with -1; in @runstate */
+/* Make the queue; with @fd -1 it waits for its file descriptor */
 void tap_local_fixture_new(const NetdevTapOptions *options, int index, int fd,
                            RunState runstate);
 
-/* Ends it, and closes its fd */
+/* Free the queue, and close its file descriptor */
 void tap_local_fixture_free(void);
 
 /*
- * What the migration stream holds of it, without its end; NULL when it refuses
+ * Save the queue
  *
- * @fd: where to put the file descriptor that came along, which is the caller's
- *      to close, or -1
+ * @fd: set to the file descriptor in the stream, which the caller closes, or -1
+ *
+ * Returns: the section without its footer, or NULL when the queue refuses
  */
 GByteArray *tap_local_fixture_save(int *fd);
 
 /*
- * Load @data, whose first byte brings @count times @fd along. What follows it
- * in a stream is added.
+ * Load @data and a footer. The first byte comes with @count copies of @fd.
  *
- * Returns: false when it is refused; with what is not in the format of a stream
- * it is not the object under test that does, and there is no @error
+ * Returns: false when the stream is refused: by the object under test, which
+ * sets fixture.error, or by vmstate_load_state(), which does not
  */
 bool tap_local_fixture_load(const void *data, size_t size, int fd, int count);
 
-/* The same, of a stream that ends with @data */
+/* Load @data without a footer, as if the stream ended there */
 bool tap_local_fixture_load_end(const void *data, size_t size, int fd,
                                 int count);
 
 /* Tell the queue that the incoming migration failed */
 void tap_local_fixture_fail(void);
 
-/* Tell the queue how far the outgoing migration is */
+/* Tell the queue about an event of the outgoing migration */
 void tap_local_fixture_outgoing(MigrationEventType type);
 
-/* Start and stop the machine */
+/* Start or stop the virtual machine */
 void tap_local_fixture_run(RunState runstate);
 
-/* The file descriptor that the next open() gets: tells whether one is lost */
+/* The file descriptor that the next open() returns: it grows with each leak */
 int tap_local_fixture_next_fd(void);
 
 #endif /* TESTS_UNIT_TAP_LOCAL_FIXTURE_H */

@@ -1,5 +1,5 @@
 /*
- * What section net-tap of a migration stream holds, and what becomes of it
+ * Unit tests of section net-tap: saving, loading and refusing a TAP queue
  *
  * Copyright (c) 2026 tapstate developers
  *
@@ -26,8 +26,9 @@
 enum { FD, USING_VNET_HDR, HAS_UFO, HAS_USO, HAS_TUNNEL, ENABLED, LEN,
        FIELDS_SIZE = LEN + 4 };
 
-static Error *no_tap;           /* why there is none */
-static int tap, plain, wide, tun;   /* without and with a long vnet header */
+static Error *no_tap;           /* reason why no TAP can be made here */
+static int tap, plain, wide;    /* vnet header: HDR_LEN, none, WIDE_HDR_LEN */
+static int tun;
 static int null;
 
 static const NetdevTapOptions options = {
@@ -52,7 +53,7 @@ static void assert_contains(const char *text, const char *part)
     }
 }
 
-/* As they are for @tap */
+/* Fill in the fields of a section for @tap */
 static void make_fields(uint8_t *fields)
 {
     bool ufo = true, uso = true, tunnel = false;
@@ -178,7 +179,7 @@ static void test_incoming_options(void)
     fixture.mode = FIXTURE_LOCAL;
 }
 
-/* What is no state is refused before a kernel is asked */
+/* QEMU refuses malformed state itself: the kernel is not asked */
 static void test_kernel_state_format(void)
 {
     static const struct {
@@ -216,9 +217,6 @@ static void test_save_fields(void)
     uint8_t expected[FIELDS_SIZE];
     int fd;
 
-    if (!need_tap()) {
-        return;
-    }
     for (int bit = USING_VNET_HDR; bit <= ENABLED; bit++) {
         g_autoptr(GByteArray) data = NULL;
 
@@ -256,12 +254,7 @@ static void test_save_while_waiting(void)
 static void test_load_fields(void)
 {
     uint8_t fields[FIELDS_SIZE];
-    int fd;
 
-    if (!need_tap()) {
-        return;
-    }
-    fd = tap_local_fixture_next_fd();
     make_fields(fields);
     new_target(&options);
     g_assert_true(tap_local_fixture_load(fields, sizeof(fields), tap, 1));
@@ -273,7 +266,7 @@ static void test_load_fields(void)
     g_assert_true(fixture.queue.enabled);
     g_assert_cmpuint(fixture.queue.host_vnet_hdr_len, ==, HDR_LEN);
 
-    /* Not ours before we run */
+    /* The target leaves the TAP alone before it runs */
     g_assert_true(tap_local_is_held(fixture.local));
     g_assert_false(tap_local_owns_device(fixture.local));
     g_assert_false(tap_local_may_read(fixture.local));
@@ -282,12 +275,11 @@ static void test_load_fields(void)
     g_assert_true(tap_local_owns_device(fixture.local));
     g_assert_true(tap_local_may_read(fixture.local));
     tap_local_fixture_free();
-    g_assert_cmpint(tap_local_fixture_next_fd(), ==, fd);
 }
 
 typedef struct Refusal {
     const char *name;
-    int at;             /* field to change, or -1 */
+    int at;             /* offset of a field to change, or -1 */
     uint8_t value;
     int *fd;
     int count;
@@ -332,7 +324,7 @@ static void test_load_refused(const void *opaque)
     assert_contains(fixture.error, "netdev 'net0' queue 0: ");
     assert_contains(fixture.error, refusal->error);
 
-    /* Nothing was taken over, and the next stream finds it waiting */
+    /* The queue has no fd, and can load another stream */
     tap_local_fixture_fail();
     g_assert_cmpint(fixture.queue.fd, <, 0);
     g_assert_false(tap_local_check_ready(fixture.local, NULL));
@@ -348,9 +340,6 @@ static void test_load_other_ifname(void)
     NetdevTapOptions other = options;
     uint8_t fields[FIELDS_SIZE];
 
-    if (!need_tap()) {
-        return;
-    }
     make_fields(fields);
     other.ifname = (char *)"tap9";
     new_target(&other);
@@ -365,9 +354,6 @@ static void test_load_without_kernel_state(void)
     NetdevTapOptions on = options;
     uint8_t fields[FIELDS_SIZE];
 
-    if (!need_tap()) {
-        return;
-    }
     make_fields(fields);
     on.kernel_state = ON_OFF_AUTO_ON;
     new_target(&on);
@@ -376,7 +362,7 @@ static void test_load_without_kernel_state(void)
     tap_local_fixture_free();
 }
 
-/* What the kernel said on the source it has to say on the target */
+/* The target expects the state that the kernel reported on the source */
 static void test_kernel_state(void)
 {
     NetdevTapOptions on = options;
@@ -385,9 +371,6 @@ static void test_kernel_state(void)
     TapKState ks = { .data = state };
     int fd, sndbuf, changed = 4711;
 
-    if (!need_tap()) {
-        return;
-    }
     g_assert_true(tap_kstate_get(tap, &ks, &error_abort));
     if (!ks.size) {
         g_test_skip("this kernel does not report TAP state");
@@ -415,7 +398,7 @@ static void test_kernel_state(void)
     assert_contains(fixture.error, "sndbuf.device is 0x1267 instead of ");
     tap_local_fixture_free();
 
-    /* The source brings it back */
+    /* The source restores its state */
     g_assert_true(tap_kstate_restore(fd, &ks, &error_abort));
     g_assert_true(tap_kstate_check(fd, &ks, &error_abort));
     g_assert(!ioctl(fd, TUNGETSNDBUF, &changed));
@@ -427,9 +410,6 @@ static void test_load_twice(void)
 {
     uint8_t fields[FIELDS_SIZE];
 
-    if (!need_tap()) {
-        return;
-    }
     make_fields(fields);
     new_target(&options);
     g_assert_true(tap_local_fixture_load(fields, sizeof(fields), tap, 1));
@@ -443,16 +423,12 @@ static void test_load_twice(void)
     tap_local_fixture_free();
 }
 
-/* The source resumes after a migration that failed late */
+/* A migration that fails after the section was loaded: the source resumes */
 static void test_load_given_back(void)
 {
     uint8_t fields[FIELDS_SIZE];
-    int fd;
+    int fd = tap_local_fixture_next_fd();
 
-    if (!need_tap()) {
-        return;
-    }
-    fd = tap_local_fixture_next_fd();
     make_fields(fields);
     new_target(&options);
     for (int i = 0; i < 3; i++) {
@@ -468,7 +444,7 @@ static void test_load_given_back(void)
 
 static void keep_sent(const void *data, size_t size)
 {
-    /* In pieces, as a guest gives it */
+    /* In two pieces, as a guest may pass a packet */
     struct iovec iov[] = {
         { (void *)data, size / 3 },
         { (void *)data + size / 3, size - size / 3 },
@@ -477,7 +453,7 @@ static void keep_sent(const void *data, size_t size)
     g_assert_true(tap_local_keep_sent(fixture.local, iov, ARRAY_SIZE(iov)));
 }
 
-/* Packets that wait on the source are there on the target, once and in order */
+/* Pending packets reach the target once and in order */
 static void test_packets(void)
 {
     g_autoptr(GByteArray) data = NULL, expected = g_byte_array_new();
@@ -486,9 +462,6 @@ static void test_packets(void)
     uint8_t received[100], buf[NET_BUFSIZE], sent[300];
     int fd;
 
-    if (!need_tap()) {
-        return;
-    }
     memset(received, 0x5a, sizeof(received));
     new_source(&options);
     g_assert_false(tap_local_has_received(fixture.local));
@@ -544,7 +517,7 @@ static void test_packets_malformed(void)
         const char *name;
         const uint8_t *data;
         size_t size;
-        const char *error;      /* NULL: it is QEMU that refuses */
+        const char *error;      /* NULL: vmstate_load_state() refuses */
     } cases[] = {
         { "net-tap/sent", zero, 0, "packets to send of 0 bytes" },
         { "net-tap/sent", zero, sizeof(zero), "the 4 bytes that they have" },
@@ -558,12 +531,8 @@ static void test_packets_malformed(void)
           "kernel state of 4097 bytes" },
         { "net-tap/nobody-knows", zero, 1, NULL },
     };
-    int fd;
+    int fd = tap_local_fixture_next_fd();
 
-    if (!need_tap()) {
-        return;
-    }
-    fd = tap_local_fixture_next_fd();
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         g_autoptr(GByteArray) data = g_byte_array_new();
 
@@ -583,16 +552,13 @@ static void test_packets_malformed(void)
     }
 }
 
-/* It takes packets from the kernel only */
+/* vhost takes packets from the kernel only, and cannot deliver pending ones */
 static void test_packets_for_vhost(void)
 {
     static const char *const names[] = { NULL, "net-tap/received",
                                          "net-tap/sent" };
     static const uint8_t packets[] = { [3] = 60, [63] = 0 };
 
-    if (!need_tap()) {
-        return;
-    }
     g_assert_true(tap_local_check_none_kept(NULL, NULL));
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
         g_autoptr(GByteArray) data = g_byte_array_new();
@@ -615,17 +581,13 @@ static void test_packets_for_vhost(void)
     }
 }
 
-/* Wherever the stream ends early */
+/* A stream that ends early, after each of its bytes */
 static void test_truncated(void)
 {
     g_autoptr(GByteArray) data = g_byte_array_new();
     static const uint8_t packet[72];
-    int fd;
+    int fd = tap_local_fixture_next_fd();
 
-    if (!need_tap()) {
-        return;
-    }
-    fd = tap_local_fixture_next_fd();
     g_byte_array_set_size(data, FIELDS_SIZE);
     make_fields(data->data);
     append_subsection(data, "net-tap/received", packet, sizeof(packet));
@@ -642,14 +604,11 @@ static void test_truncated(void)
     tap_local_fixture_free();
 }
 
-/* A source that goes on writes what was put off, where it is not so already */
+/* A source that resumes applies deferred settings that are not in force */
 static void test_source_resumes(void)
 {
     int fd;
 
-    if (!need_tap()) {
-        return;
-    }
     new_source(&options);
     g_assert_false(tap_local_defer(fixture.local, TAP_SETTING_VNET_HDR_LEN,
                                    10));
@@ -678,16 +637,13 @@ static void test_source_resumes(void)
     tap_local_fixture_free();
 }
 
-/* What is put off is not so yet: the next target is told what is */
+/* A stream holds what the device has, not the deferred settings */
 static void test_put_off_and_saved(void)
 {
     g_autoptr(GByteArray) data = NULL;
     uint8_t fields[FIELDS_SIZE];
     int fd;
 
-    if (!need_tap()) {
-        return;
-    }
     make_fields(fields);
     new_source(&options);
     tap_local_fixture_run(RUN_STATE_PAUSED);
@@ -708,14 +664,11 @@ static void test_put_off_and_saved(void)
     tap_local_fixture_free();
 }
 
-/* Who runs downscript */
+/* The owner of the device runs downscript */
 static void test_owner(void)
 {
     int fd;
 
-    if (!need_tap()) {
-        return;
-    }
     new_source(&options);
     g_assert_true(tap_local_owns_device(fixture.local));
     tap_local_fixture_run(RUN_STATE_FINISH_MIGRATE);
@@ -723,13 +676,13 @@ static void test_owner(void)
     close(fd);
     g_assert_true(tap_local_owns_device(fixture.local));
 
-    /* Complete, but we have not been told yet */
+    /* Complete, before the notifier is called */
     fixture.runstate = RUN_STATE_POSTMIGRATE;
     g_assert_false(tap_local_owns_device(fixture.local));
     tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_DONE);
     g_assert_false(tap_local_owns_device(fixture.local));
 
-    /* Another one, in which the TAP is not, whoever has it by now */
+    /* Another migration, without the TAP: the target still owns it */
     fixture.mode = 0;
     for (int done = 0; done < 2; done++) {
         tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_SETUP);
@@ -739,7 +692,7 @@ static void test_owner(void)
         g_assert_false(tap_local_owns_device(fixture.local));
     }
 
-    /* One in which it is, and that fails */
+    /* A migration with the TAP that fails */
     fixture.mode = FIXTURE_LOCAL;
     fixture.runstate = RUN_STATE_FINISH_MIGRATE;
     g_byte_array_free(tap_local_fixture_save(&fd), true);
@@ -748,7 +701,7 @@ static void test_owner(void)
     tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_FAILED);
     g_assert_true(tap_local_owns_device(fixture.local));
 
-    /* And then one that does not take it along */
+    /* A migration without the TAP that completes */
     fixture.mode = 0;
     tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_SETUP);
     tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_DONE);
@@ -757,14 +710,11 @@ static void test_owner(void)
     tap_local_fixture_free();
 }
 
-/* What the NIC asked for at reset is not what the guest had set up */
+/* The target drops settings from reset: the guest had others on the source */
 static void test_target_settings(void)
 {
     uint8_t fields[FIELDS_SIZE];
 
-    if (!need_tap()) {
-        return;
-    }
     make_fields(fields);
     new_target(&options);
     g_assert_true(tap_local_defer(fixture.local, TAP_SETTING_VNET_HDR_LEN, 12));
@@ -777,20 +727,17 @@ static void test_target_settings(void)
     g_assert_cmpuint(fixture.applied[TAP_SETTING_SNDBUF], ==, 1);
     g_assert_cmpint(fixture.value[TAP_SETTING_SNDBUF], ==, 4711);
     g_assert_cmpuint(fixture.applied[TAP_SETTING_VNET_LE], ==, 0);
-    /* Somebody else's program stays */
+    /* The steering program of another process stays attached */
     g_assert_cmpuint(fixture.applied[TAP_SETTING_STEERING], ==, 0);
     tap_local_fixture_free();
 }
 
-/* A guest can offer what is no packet, and no target would accept */
+/* Packets of invalid length, which a guest can send and no target accepts */
 static void test_no_packet(void)
 {
     static uint8_t data[NET_BUFSIZE + 1];
     struct iovec iov = { data, 0 };
 
-    if (!need_tap()) {
-        return;
-    }
     new_source(&options);
     tap_local_fixture_run(RUN_STATE_FINISH_MIGRATE);
     g_assert_true(tap_local_keep_sent(fixture.local, &iov, 1));
@@ -807,27 +754,64 @@ static void test_too_many_sent(void)
     struct iovec iov = { packet, sizeof(packet) };
     unsigned int count = 0;
 
-    if (!need_tap()) {
-        return;
-    }
     new_source(&options);
     g_assert_false(tap_local_keep_sent(fixture.local, &iov, 1));
     tap_local_fixture_run(RUN_STATE_FINISH_MIGRATE);
     while (count <= 256 && tap_local_keep_sent(fixture.local, &iov, 1)) {
         count++;
     }
-    /* 16 MiB, and each has a length in front */
+    /* Limit: 16 MiB, in which each packet has its length in front */
     g_assert_cmpuint(count, ==, 255);
     tap_local_fixture_run(RUN_STATE_RUNNING);
     g_assert_cmpuint(fixture.transmitted->len, ==, count * sizeof(packet));
     tap_local_fixture_free();
 }
 
+typedef struct Test {
+    const char *name;
+    void (*run)(void);
+    bool needs_no_tap;
+} Test;
+
+static const Test tests[] = {
+    { "incoming-options", test_incoming_options, true },
+    { "kernel-state-format", test_kernel_state_format, true },
+    { "save/fields", test_save_fields },
+    { "save/while-waiting", test_save_while_waiting, true },
+    { "load/fields", test_load_fields },
+    { "load/other-ifname", test_load_other_ifname },
+    { "load/without-kernel-state", test_load_without_kernel_state },
+    { "kernel-state", test_kernel_state },
+    { "load/twice", test_load_twice },
+    { "load/given-back", test_load_given_back },
+    { "load/truncated", test_truncated },
+    { "packets", test_packets },
+    { "packets/malformed", test_packets_malformed },
+    { "packets/for-vhost", test_packets_for_vhost },
+    { "packets/too-many", test_too_many_sent },
+    { "packets/none", test_no_packet },
+    { "put-off-and-saved", test_put_off_and_saved },
+    { "owner", test_owner },
+    { "source-resumes", test_source_resumes },
+    { "target-settings", test_target_settings },
+};
+
+static void run_test(const void *opaque)
+{
+    const Test *test = opaque;
+    int fd = tap_local_fixture_next_fd();
+
+    if (test->needs_no_tap || need_tap()) {
+        test->run();
+    }
+    g_assert_cmpint(tap_local_fixture_next_fd(), ==, fd);
+}
+
 int main(int argc, char **argv)
 {
     int hdr_len = WIDE_HDR_LEN;
 
-    /* What it says of refusals is in the way of the results */
+    /* Keep the expected error messages out of the TAP output */
     g_setenv("QTEST_SILENT_ERRORS", "1", true);
     g_test_init(&argc, &argv, NULL);
     null = open("/dev/null", O_RDWR);
@@ -843,33 +827,17 @@ int main(int argc, char **argv)
     }
     fixture.mode = FIXTURE_LOCAL;
 
-    g_test_add_func("/tap-local/incoming-options", test_incoming_options);
-    g_test_add_func("/tap-local/kernel-state-format",
-                    test_kernel_state_format);
-    g_test_add_func("/tap-local/save/fields", test_save_fields);
-    g_test_add_func("/tap-local/save/while-waiting", test_save_while_waiting);
-    g_test_add_func("/tap-local/load/fields", test_load_fields);
+    for (size_t i = 0; i < ARRAY_SIZE(tests); i++) {
+        g_autofree char *path = g_strdup_printf("/tap-local/%s",
+                                                tests[i].name);
+
+        g_test_add_data_func(path, &tests[i], run_test);
+    }
     for (size_t i = 0; i < ARRAY_SIZE(refusals); i++) {
         g_autofree char *path = g_strdup_printf("/tap-local/load/refused/%s",
                                                 refusals[i].name);
 
         g_test_add_data_func(path, &refusals[i], test_load_refused);
     }
-    g_test_add_func("/tap-local/load/other-ifname", test_load_other_ifname);
-    g_test_add_func("/tap-local/load/without-kernel-state",
-                    test_load_without_kernel_state);
-    g_test_add_func("/tap-local/kernel-state", test_kernel_state);
-    g_test_add_func("/tap-local/load/twice", test_load_twice);
-    g_test_add_func("/tap-local/load/given-back", test_load_given_back);
-    g_test_add_func("/tap-local/load/truncated", test_truncated);
-    g_test_add_func("/tap-local/packets", test_packets);
-    g_test_add_func("/tap-local/packets/malformed", test_packets_malformed);
-    g_test_add_func("/tap-local/packets/for-vhost", test_packets_for_vhost);
-    g_test_add_func("/tap-local/packets/too-many", test_too_many_sent);
-    g_test_add_func("/tap-local/packets/none", test_no_packet);
-    g_test_add_func("/tap-local/put-off-and-saved", test_put_off_and_saved);
-    g_test_add_func("/tap-local/owner", test_owner);
-    g_test_add_func("/tap-local/source-resumes", test_source_resumes);
-    g_test_add_func("/tap-local/target-settings", test_target_settings);
     return g_test_run();
 }
