@@ -1,5 +1,5 @@
 /*
- * Kernel state of a TAP queue, where QEMU cannot ask for it
+ * Stubs of tap-kstate.c, for hosts without TUNGETSTATE
  *
  * Copyright (c) 2026 tapstate developers
  *

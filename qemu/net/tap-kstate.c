@@ -16,14 +16,14 @@
 
 #include "qapi/error.h"
 
-/* Linux 6.17; the headers of the system may be older */
+/* Linux 6.17; system headers may be older */
 #ifndef TUN_F_UDP_TUNNEL_GSO
 #define TUN_F_UDP_TUNNEL_GSO 0x080
 #endif
 
 /*
- * What travels. The groups with a user buffer do not: an address from another
- * process means nothing here.
+ * Groups in the migration stream: all but those with a user buffer, whose
+ * address is meaningless in another process.
  */
 #define TAP_KSTATE_GROUPS                                                   \
     (TUN_STATE_IDENTITY | TUN_STATE_FLAGS | TUN_STATE_OWNER |               \
@@ -100,7 +100,7 @@ bool tap_kstate_get(int fd, TapKState *ks, Error **errp)
 
     ks->size = 0;
     if (tap_kstate_get_groups(fd, TAP_KSTATE_GROUPS, &st) < 0) {
-        /* Kernels without the ioctl say EINVAL, and give no reason with it */
+        /* Kernels without the ioctl return EINVAL and leave st.failed alone */
         if (errno == EINVAL && !st.failed) {
             return true;
         }
@@ -142,7 +142,7 @@ static void tap_kfield_append(GString *out, const struct tun_state *st,
     }
 }
 
-/* Name the fields of @groups in which @expected and @actual differ */
+/* List the fields of @groups that differ, with both values */
 static char *tap_kstate_explain(uint64_t groups,
                                 const struct tun_state *expected,
                                 const struct tun_state *actual)
@@ -190,7 +190,7 @@ static bool tap_kstate_valid(const TapKState *ks, Error **errp)
     return true;
 }
 
-/* TUNSETSTATE on a copy of @ks, which the caller gets back in @result */
+/* Call TUNSETSTATE with a copy of @ks; @result is the copy after the call */
 static int tap_kstate_set(int fd, const TapKState *ks, uint64_t mask,
                           uint32_t flags, struct tun_state *result)
 {
@@ -262,7 +262,7 @@ bool tap_kstate_restore(int fd, const TapKState *ks, Error **errp)
         !tap_kstate_differs(fd, ks, &groups, errp)) {
         return false;
     }
-    /* A guard, not a setting: the other groups can be restored without it */
+    /* Identity cannot be set; restore the other groups without it */
     groups &= ~TUN_STATE_IDENTITY;
     if (groups && tap_kstate_set(fd, ks, groups, 0, &result) < 0) {
         error_setg_errno(errp, errno, "cannot restore the kernel state, group "

@@ -17,8 +17,8 @@
  * TapKState: a struct tun_state of any length
  *
  * @size: bytes in use; 0 when there is none
- * @data: %TAP_KSTATE_MAX_SIZE bytes. When they come from a migration stream
- *        nothing is known about them.
+ * @data: %TAP_KSTATE_MAX_SIZE bytes; not trusted when they come from a
+ *        migration stream
  */
 typedef struct TapKState {
     uint32_t size;
@@ -29,57 +29,57 @@ typedef struct TapKState {
  * tap_kstate_get: read the state of a queue
  *
  * @fd: the queue
- * @ks: where to; its size is 0 when this kernel cannot report the state
+ * @ks: set to the state; its size is 0 on a kernel without TUNGETSTATE, which
+ *      is not an error
  * @errp: set on error
  *
- * Returns: false and sets @errp on error; that the kernel does not have
- * TUNGETSTATE is none
+ * Returns: false and sets @errp on error
  */
 bool tap_kstate_get(int fd, TapKState *ks, Error **errp);
 
 /**
- * tap_kstate_check: compare a state with what a queue has now
+ * tap_kstate_check: compare a state with the present state of a queue
  *
  * Changes nothing.
  *
  * @fd: the queue
  * @ks: the expected state; not trusted
- * @errp: says what differs, with both values
+ * @errp: set to the fields that differ, with both values
  *
- * Returns: false and sets @errp when they differ, or when @ks is not a state
+ * Returns: false and sets @errp when a field differs, or @ks is malformed
  */
 bool tap_kstate_check(int fd, const TapKState *ks, Error **errp);
 
 /**
- * tap_kstate_restore: bring a queue back to a state
+ * tap_kstate_restore: set a queue to an earlier state
  *
  * @fd: the queue
  * @ks: a state that tap_kstate_get() returned in this process
- * @errp: set on error, with the part that could not be restored
+ * @errp: set on error, to the group that could not be restored
  *
  * Returns: false and sets @errp on error
  */
 bool tap_kstate_restore(int fd, const TapKState *ks, Error **errp);
 
 /**
- * tap_kstate_get_offload: read which kinds of packets are to be given out
+ * tap_kstate_get_offload: read the offloads in force
  *
  * @fd: the queue
- * @offload: where to put it, as TUN_F_*
+ * @offload: set to TUN_F_*
  *
  * Returns: false when this kernel cannot tell
  */
 bool tap_kstate_get_offload(int fd, int *offload);
 
 /**
- * tap_kstate_get_supported: read which kinds of packets a device accepts
+ * tap_kstate_get_supported: read the offloads that a device supports
  *
  * @fd: the queue
- * @ufo: where to put whether it takes UFO packets
- * @uso: where to put whether it takes USO packets
- * @tunnel: where to put whether it takes GSO packets in UDP tunnels
+ * @ufo: set to true if it supports UFO
+ * @uso: set to true if it supports USO
+ * @tunnel: set to true if it supports GSO in UDP tunnels
  *
- * Returns: false when this kernel cannot tell without a change of the device
+ * Returns: false when the kernel cannot report them
  */
 bool tap_kstate_get_supported(int fd, bool *ufo, bool *uso, bool *tunnel);
 

@@ -1,10 +1,10 @@
 /*
  * Hand-over of a TAP queue to another QEMU on the same host
  *
- * The queue's file descriptor and what the kernel says about it travel in
- * section net-tap of the migration stream. Until one side runs, either may be
- * the one that goes on, so neither reads from the queue nor changes the
- * device.
+ * Section net-tap of the migration stream holds the file descriptor of the
+ * queue, its kernel state, and pending packets. Until the target runs, the
+ * source may resume: so neither side reads from the queue or changes the
+ * device while the VM is stopped.
  *
  * Copyright (c) 2026 tapstate developers
  *
@@ -41,10 +41,10 @@ OBJECT_DECLARE_SIMPLE_TYPE(TapLocal, TAP_LOCAL)
 /* struct virtio_net_hdr_v1_hash_tunnel is the longest that NIC models use */
 #define TAP_LOCAL_MAX_VNET_HDR_LEN 24
 
-/* What a TAP that blocks may have queued when the VM stops */
+/* Limit of pending packets of a guest, for a TAP that blocks */
 #define TAP_LOCAL_MAX_SENT (16 * MiB)
 
-/* Bytes of packets that were taken from one side and not given to the other */
+/* Pending packets: read but not delivered, or not yet written */
 typedef struct TapLocalKept {
     uint32_t size;
     uint8_t *data;
@@ -61,16 +61,16 @@ struct TapLocal {
     NotifierWithReturn normal;
     NotifierWithReturn cpr;
     int index;
-    bool vnet_hdr;          /* what vnet_hdr= says */
-    char *want_ifname;      /* what ifname= says, or NULL */
+    bool vnet_hdr;          /* option vnet_hdr= */
+    char *want_ifname;      /* option ifname=, or NULL */
     OnOffAuto kernel_state;
 
-    bool waiting;           /* the fd is to come with the stream */
-    bool held;              /* the device is not ours to read or change */
-    bool in_stream;         /* held because the fd is in an outgoing stream */
-    bool offered;           /* by the migration that is under way */
-    bool handed_over;       /* and that stream is complete */
-    bool started;           /* the NIC and its vhost are */
+    bool waiting;           /* for the fd from the migration stream */
+    bool held;              /* this QEMU must not read or change the TAP */
+    bool in_stream;         /* held because an outgoing stream has the fd */
+    bool offered;           /* the current migration has the fd */
+    bool handed_over;       /* a completed migration has the fd */
+    bool started;           /* NIC and vhost run */
 
     uint32_t deferred;      /* bit per TapSetting */
     int value[TAP_SETTING__MAX];
@@ -93,7 +93,7 @@ static bool tap_local_supported(const NetdevTapOptions *tap)
             tap->local_migration_supported) || (tap->has_cpr && tap->cpr);
 }
 
-/* Whether a migration, if there is one, hands the TAP over */
+/* True if a migration with the present parameters hands the TAP over */
 static bool tap_local_active(void)
 {
     return migrate_local() || migrate_mode() == MIG_MODE_CPR_TRANSFER;
@@ -104,7 +104,7 @@ bool tap_local_incoming(const NetdevTapOptions *tap, const char *name,
 {
     bool supported = tap_local_supported(tap);
 
-    /* Migration parameters can only be set once the machine is there */
+    /* Migration parameters do not exist before the machine is ready */
     *incoming = tap->has_incoming_fds ? tap->incoming_fds :
                 supported && runstate_check(RUN_STATE_INMIGRATE) &&
                 (cpr_is_incoming() ||
@@ -129,7 +129,7 @@ bool tap_local_incoming(const NetdevTapOptions *tap, const char *name,
                    "waits for a migration: use -incoming", name);
         return false;
     }
-    /* No kernel call is there to refuse it */
+    /* The kernel cannot refuse the number: nothing is opened */
     if (tap->has_queues && tap->queues > MAX_QUEUE_NUM) {
         error_setg(errp, "netdev '%s': queues=%u is more than the %d that "
                    "are possible", name, tap->queues, MAX_QUEUE_NUM);
@@ -160,7 +160,7 @@ bool tap_local_owns_device(const TapLocal *local)
     if (!local) {
         return true;
     }
-    /* A target owns it once it ran, a source until the hand-over is done */
+    /* A target owns the device once it runs, a source until the hand-over */
     if (!local->held) {
         return true;
     }
@@ -178,7 +178,7 @@ bool tap_local_defer(TapLocal *local, TapSetting setting, int value)
     return true;
 }
 
-/* How many queues the netdev has, and how many have their fd */
+/* Count the queues of the netdev, and those that have their fd */
 static int tap_local_count(const TapLocal *local, int *ready)
 {
     const TapLocal *other;
@@ -221,7 +221,7 @@ bool tap_local_check_none_kept(const TapLocal *local, Error **errp)
     return true;
 }
 
-/* The other side has not run, but may have changed the device nevertheless */
+/* Undo changes that the target made although it did not run */
 static void tap_local_restore(TapLocal *local)
 {
     Error *err = NULL;
@@ -240,20 +240,20 @@ static void tap_local_restore(TapLocal *local)
     local->ks.size = 0;
 }
 
-/* Put @local back in charge of the device, which the other side has not used */
+/* Let this QEMU use the device; the other side does not run */
 static void tap_local_release(TapLocal *local)
 {
     int fd = local->queue.fd;
     bool in_stream = local->in_stream;
     TapLocal *other;
 
-    /* Shared with the other side, an older version of which may clear it */
+    /* The flag is shared with the other side: an older QEMU may clear it */
     if (!g_unix_set_fd_nonblocking(fd, true, NULL)) {
         error_report("netdev '%s' queue %d: cannot set O_NONBLOCK: %s",
                      local->nc->name, local->index, strerror(errno));
     }
 
-    /* All queues, as the first thing that is set below may be the device's */
+    /* Restore all queues first: settings below may apply to the device */
     QLIST_FOREACH(other, &tap_locals, next) {
         if (!strcmp(other->nc->name, local->nc->name)) {
             tap_local_restore(other);
@@ -265,7 +265,7 @@ static void tap_local_release(TapLocal *local)
     local->handed_over = false;
 
     for (int i = 0; i < TAP_SETTING__MAX; i++) {
-        /* The steering program is our own, other than on a target */
+        /* A source always applies its own steering program */
         if ((local->deferred & BIT(i)) &&
             ((i == TAP_SETTING_STEERING && in_stream) ||
              !tap_setting_has(fd, i, local->value[i]))) {
@@ -315,7 +315,7 @@ bool tap_local_keep_sent(TapLocal *local, const struct iovec *iov, int iovcnt)
         return false;
     }
     if (!size || size > NET_BUFSIZE) {
-        /* No frame that a NIC would send, and no target would accept it */
+        /* Not an Ethernet frame: targets would refuse it */
         return true;
     }
 
@@ -380,11 +380,10 @@ static void tap_local_vm_change(void *opaque, bool running, RunState state)
 }
 
 /*
- * Called after all others when the VM starts, and before them when it stops
+ * Start to read after all other handlers, and stop before them
  *
- * While they are called the main loop may run, as some wait for the vCPUs. What
- * is read then waits for a NIC that has not started, and when that starts vhost
- * it drops what waits.
+ * Some handlers wait for the vCPUs, and meanwhile run the main loop. A packet
+ * that is read then waits for the NIC, which drops it when it starts vhost.
  */
 static void tap_local_vm_change_last(void *opaque, bool running, RunState state)
 {
@@ -394,7 +393,7 @@ static void tap_local_vm_change_last(void *opaque, bool running, RunState state)
     local->ops->update(local->nc);
 }
 
-/* What is put off is not so on the device, and the target compares with that */
+/* Send what the device has, not deferred values: the target compares them */
 static void tap_local_get_actual(TapLocal *local)
 {
     TapLocalQueue *queue = &local->queue;
@@ -436,8 +435,8 @@ static bool tap_local_save(TapLocal *local, Error **errp)
     local->offered = true;
 
     /*
-     * What the NIC model sets for one queue may be the device's. The others do
-     * not come into the stream if the migration fails now.
+     * Hold the other queues, too: a setting of one queue may apply to the
+     * device. They may never be saved if the migration fails now.
      */
     QLIST_FOREACH(other, &tap_locals, next) {
         if (!other->held && !strcmp(other->nc->name, local->nc->name)) {
@@ -474,7 +473,7 @@ static int tap_local_pre_load(void *opaque)
     TapLocal *local = opaque;
     Error *err = NULL;
 
-    /* What a load overwrites must not be in use */
+    /* A load must not overwrite a queue in use */
     if (!local->waiting) {
         if (local->held && !local->in_stream) {
             error_setg(&err, "it is twice in the migration stream");
@@ -493,7 +492,7 @@ static int tap_local_pre_load(void *opaque)
     return 0;
 }
 
-/* What the stream says about the device must be what the device says */
+/* Compare the fields of the stream with the device */
 static bool tap_local_check_claims(TapLocal *local, Error **errp)
 {
     const TapLocalQueue *queue = &local->queue;
@@ -560,7 +559,7 @@ static bool tap_local_check_claims(TapLocal *local, Error **errp)
                    queue->using_vnet_hdr ? "handles" : "does not handle");
         return false;
     }
-    /* The backend writes a header of its own if the NIC model does not */
+    /* Without the NIC model's vnet header, the backend adds a short one */
     max = queue->using_vnet_hdr ? TAP_LOCAL_MAX_VNET_HDR_LEN :
                                   sizeof(struct virtio_net_hdr);
     if (vnet_hdr_len > max) {
@@ -656,14 +655,14 @@ static bool tap_local_load(TapLocal *local, Error **errp)
         return false;
     }
 
-    /* What the NIC model asked for at reset is not what the guest set up */
+    /* Drop settings that the NIC model made at reset: the guest has its own */
     local->deferred &= BIT(TAP_SETTING_SNDBUF);
     local->waiting = false;
     local->ops->set_queue(local->nc, &local->queue, local->ifname);
     return true;
 }
 
-/* The source goes on with its TAP: nobody else is to have it open */
+/* Close the fd: the source resumes, and nobody else may use its TAP */
 static void tap_local_give_back(TapLocal *local)
 {
     if (!local->held || local->in_stream || local->queue.fd < 0) {
@@ -714,12 +713,12 @@ static bool tap_local_needed(void *opaque)
     TapLocal *local = opaque;
     NetClientState *peer = local->nc->peer;
 
-    /* netdev_del ends the netdev, but its NIC goes on to use it */
+    /* After netdev_del, a NIC still uses the TAP of the deleted netdev */
     if (peer && peer->info->type == NET_CLIENT_DRIVER_NIC &&
         qemu_get_nic(peer)->peer_deleted) {
         return false;
     }
-    /* A snapshot in an image outlives any file descriptor */
+    /* A snapshot in an image cannot hold file descriptors */
     return tap_local_active() && !runstate_check(RUN_STATE_SAVE_VM);
 }
 
@@ -730,7 +729,7 @@ static bool tap_local_kernel_state_needed(void *opaque)
     return local->ks.size;
 }
 
-/* QEMU itself would only say which field it is, and not whose */
+/* Name netdev and queue, which vmstate_load_state() does not know */
 static bool tap_local_fits(TapLocal *local, const char *what, uint32_t size,
                            uint32_t max)
 {
@@ -766,7 +765,7 @@ static const VMStateDescription vmstate_net_tap_kernel_state = {
     }
 };
 
-/* The stream may hold it more than once */
+/* The stream may have this subsection more than once */
 static int tap_local_received_pre_load(void *opaque)
 {
     TapLocal *local = opaque;
@@ -805,7 +804,7 @@ static const VMStateDescription vmstate_net_tap_received = {
     }
 };
 
-/* The stream may hold it more than once */
+/* The stream may have this subsection more than once */
 static int tap_local_sent_pre_load(void *opaque)
 {
     TapLocal *local = opaque;
@@ -907,7 +906,7 @@ static bool tap_local_check_channel(const TapLocal *local, Error **errp)
     return true;
 }
 
-/* All that the channel tells is that the target is gone */
+/* Point to the log of the target: the channel only shows that it is gone */
 static void tap_local_explain_failure(const TapLocal *local)
 {
     int ready, count = tap_local_count(local, &ready);
@@ -927,7 +926,7 @@ static int tap_local_outgoing_event(TapLocal *local, MigrationEvent *e,
     switch (e->type) {
     case MIG_EVENT_PRECOPY_SETUP:
         local->offered = false;
-        /* Refuse what cannot work before anything is sent */
+        /* Refuse to begin a migration that cannot succeed */
         if (tap_local_active() && (!tap_local_check_ready(local, errp) ||
                                    !tap_local_check_channel(local, errp))) {
             return -EINVAL;
@@ -1095,7 +1094,7 @@ static const TypeInfo tap_local_info = {
     .instance_size = sizeof(TapLocal),
     .instance_init = tap_local_instance_init,
     .instance_finalize = tap_local_instance_finalize,
-    /* From 10.1 on, data is const */
+    /* Cast for QEMU 10.1 and later, where data is const */
     .class_init = (void *)tap_local_class_init,
     .interfaces = (InterfaceInfo[]) {
         { TYPE_VMSTATE_IF },

@@ -15,7 +15,7 @@
 typedef struct TapLocal TapLocal;
 
 /**
- * TapLocalQueue: what section net-tap of the migration stream holds
+ * TapLocalQueue: fields of section net-tap in the migration stream
  *
  * @fd: the queue, passed as a file descriptor; -1 before it arrived
  * @using_vnet_hdr: the NIC model handles the vnet header
@@ -35,7 +35,7 @@ typedef struct TapLocalQueue {
     uint32_t host_vnet_hdr_len;
 } TapLocalQueue;
 
-/* What a NIC model may set on its TAP, and a QEMU on a TAP of its own */
+/* Settings of a TAP that a NIC model or the netdev changes */
 typedef enum TapSetting {
     TAP_SETTING_ENABLED,        /* attach (1) or detach (0) the queue */
     TAP_SETTING_VNET_HDR_LEN,   /* bytes */
@@ -50,11 +50,11 @@ typedef enum TapSetting {
 /**
  * TapLocalOps: how the hand-over reaches the TAP backend
  *
- * @get_queue: fill in what the stream is to hold
- * @set_queue: take over what the stream held; @ifname is the device's name
- * @update: tap_local_may_read() may have changed
+ * @get_queue: fill in the fields for the stream
+ * @set_queue: take over the fields of the stream; @ifname names the device
+ * @update: look at tap_local_may_read() again
  * @apply: write a setting to the device
- * @transmit: write a packet to the device; false when it has to wait
+ * @transmit: write a packet to the device; false if the device blocks
  */
 typedef struct TapLocalOps {
     void (*get_queue)(NetClientState *nc, TapLocalQueue *queue);
@@ -66,7 +66,7 @@ typedef struct TapLocalOps {
 } TapLocalOps;
 
 /**
- * tap_local_incoming: whether a TAP gets its fds from the migration stream
+ * tap_local_incoming: find out if a TAP gets its fds from the migration stream
  *
  * @tap: options of the netdev
  * @name: id of the netdev
@@ -80,7 +80,7 @@ bool tap_local_incoming(const NetdevTapOptions *tap, const char *name,
                         bool *incoming, Error **errp);
 
 /**
- * tap_local_new: make a TAP queue fit for hand-over
+ * tap_local_new: register a TAP queue for hand-over
  *
  * @nc: the queue; its queue_index need not be set yet
  * @tap: options of the netdev
@@ -97,112 +97,109 @@ TapLocal *tap_local_new(NetClientState *nc, const NetdevTapOptions *tap,
                         Error **errp);
 
 /**
- * tap_local_free: end what tap_local_new() began
+ * tap_local_free: undo tap_local_new()
  *
  * @local: may be NULL
  */
 void tap_local_free(TapLocal *local);
 
 /**
- * tap_local_may_read: whether packets may be taken from the queue
+ * tap_local_may_read: return true if the backend may read from the queue
  *
- * A packet that is read while the VM is stopped can no longer be read by the
- * QEMU that will run it. The VM counts as stopped before TapLocalOps.update is
- * called, as it takes time until the last vCPU has come to a halt; and as running
- * once the NIC, and vhost with it, has started.
+ * While the VM is stopped nobody reads: the other QEMU could not read the
+ * packet again. The VM counts as stopped as soon as TapLocalOps.update is
+ * called, before the last vCPU halts, and as running once NIC and vhost run.
  *
  * @local: NULL for a TAP that cannot be handed over
  */
 bool tap_local_may_read(const TapLocal *local);
 
 /**
- * tap_local_defer: put off a change while the device is not ours
+ * tap_local_defer: defer a change while the other QEMU may use the device
  *
- * From the moment when the fd is in the stream until one side runs, either
- * side may be the one that does, so neither may touch the device. What the NIC
- * model asks for meanwhile is applied at start, where it differs from what the
- * device then has.
+ * Once the fd is in the stream, either side may run next, so neither changes
+ * the device. Deferred settings are applied when the VM starts here, if they
+ * are not in force by then.
  *
  * @local: NULL for a TAP that cannot be handed over
- * @setting: what is to be changed
+ * @setting: the setting
  * @value: its new value
  *
- * Returns: false when the caller is to change it right away
+ * Returns: false when the caller has to apply the setting itself
  */
 bool tap_local_defer(TapLocal *local, TapSetting setting, int value);
 
 /**
  * tap_local_keep_received: keep a packet that the stopped VM cannot take
  *
- * It was read from the device, so nobody can read it again. When the VM
- * starts, here or on the other side, it is the first to be delivered. Does
- * nothing while the VM runs.
+ * The packet was read from the device, so nobody can read it again. The VM gets
+ * it first when it starts, here or on the other side. Does nothing while the VM
+ * runs.
  *
  * @local: NULL for a TAP that cannot be handed over
  * @data: the packet as it was read
- * @size: its bytes
+ * @size: its length in bytes
  */
 void tap_local_keep_received(TapLocal *local, const uint8_t *data, size_t size);
 
 /**
- * tap_local_has_received: whether there is a packet that was kept, and a VM
- * that runs and can take it
+ * tap_local_has_received: return true if a received packet was kept, and the VM
+ * runs and can take it
  *
  * @local: NULL for a TAP that cannot be handed over
  */
 bool tap_local_has_received(const TapLocal *local);
 
 /**
- * tap_local_take_received: take the packet that was kept
+ * tap_local_take_received: take the received packet that was kept
  *
  * @local: NULL for a TAP that cannot be handed over
- * @buf: where to, %NET_BUFSIZE bytes
+ * @buf: buffer of %NET_BUFSIZE bytes
  *
- * Returns: bytes of the packet, 0 when none was kept
+ * Returns: length of the packet, 0 without one
  */
 size_t tap_local_take_received(TapLocal *local, uint8_t *buf);
 
 /**
  * tap_local_keep_sent: keep a packet that the device does not take yet
  *
- * The NIC model counts it as sent. It is written before any other when the VM
- * starts, here or on the other side. This is for a VM that is being stopped:
+ * The packet counts as sent for the NIC model. It is written before any other
+ * when the VM starts, here or on the other side. This is for a VM that stops:
  * while it runs, the NIC model itself keeps the packet until there is room.
  *
  * @local: NULL for a TAP that cannot be handed over
- * @iov: the packet as it is to be written
+ * @iov: the packet to be written
  * @iovcnt: number of elements of @iov
  *
- * Returns: false when the NIC model is to keep it
+ * Returns: false when the NIC model has to keep the packet
  */
 bool tap_local_keep_sent(TapLocal *local, const struct iovec *iov, int iovcnt);
 
 /**
- * tap_local_flush_sent: write what tap_local_keep_sent() kept
+ * tap_local_flush_sent: write the packets that tap_local_keep_sent() kept
  *
  * @local: NULL for a TAP that cannot be handed over
  *
- * Returns: false when some of it still waits for the device, so nothing else
- * may be written
+ * Returns: false when some of them still wait for the device: write no others
  */
 bool tap_local_flush_sent(TapLocal *local);
 
 /**
- * tap_local_is_held: whether the device is not ours at the moment
+ * tap_local_is_held: return true while the other QEMU may use the device
  *
  * @local: NULL for a TAP that cannot be handed over
  */
 bool tap_local_is_held(const TapLocal *local);
 
 /**
- * tap_local_owns_device: whether it is up to this QEMU to run downscript
+ * tap_local_owns_device: return true if this QEMU has to run downscript
  *
  * @local: NULL for a TAP that cannot be handed over
  */
 bool tap_local_owns_device(const TapLocal *local);
 
 /**
- * tap_local_check_ready: whether the queue has its file descriptor
+ * tap_local_check_ready: check that the queue has its file descriptor
  *
  * @local: NULL for a TAP that cannot be handed over
  * @errp: set when the fd did not arrive
@@ -210,17 +207,17 @@ bool tap_local_owns_device(const TapLocal *local);
 bool tap_local_check_ready(const TapLocal *local, Error **errp);
 
 /**
- * tap_local_check_none_kept: whether no packet waits, on either way
+ * tap_local_check_none_kept: check that no packet is pending, in any direction
  *
- * For a queue that vhost is to serve. It takes packets from the kernel only, and
- * what came with the stream would be delivered after all others, if ever.
+ * For a queue that vhost will serve: vhost takes packets from the kernel only,
+ * and cannot deliver those of the migration stream.
  *
  * @local: NULL for a TAP that cannot be handed over
- * @errp: set when one does
+ * @errp: set when a packet is pending
  */
 bool tap_local_check_none_kept(const TapLocal *local, Error **errp);
 
-/* Provided by the TAP backend: NULL for a TAP that cannot be handed over */
+/* Implemented by the TAP backend; NULL for a TAP that cannot be handed over */
 TapLocal *tap_get_local(NetClientState *nc);
 
 #endif /* NET_TAP_LOCAL_H */

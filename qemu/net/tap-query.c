@@ -1,5 +1,5 @@
 /*
- * query-tap-state: what the kernel holds for a TAP
+ * QMP query-tap-state and HMP info tap-state: kernel state of TAP queues
  *
  * Copyright (c) 2026 tapstate developers
  *

@@ -1,5 +1,5 @@
 /*
- * Settings of a TAP queue, on hosts that cannot tell which are in force
+ * Stubs of tap-setting.c, for hosts that cannot report settings
  *
  * Copyright (c) 2026 tapstate developers
  *

@@ -14,7 +14,7 @@
 #include <sys/ioctl.h>
 #include <linux/if_tun.h>
 
-/* TUN_F_* as the kernel keeps them: some combinations have no effect */
+/* Return the part of TUN_F_* that takes effect in the kernel */
 static unsigned int tap_effective_offload(unsigned int offload)
 {
     const unsigned int uso = TUN_F_USO4 | TUN_F_USO6;
@@ -70,7 +70,7 @@ bool tap_setting_has(int fd, TapSetting setting, int value)
     int actual;
 
     if (setting == TAP_SETTING_STEERING) {
-        /* Without a program of its own, a NIC model leaves what is there */
+        /* A NIC model without a program leaves the attached one alone */
         return value < 0;
     }
     if (setting == TAP_SETTING_OFFLOAD) {

@@ -12,7 +12,7 @@
 #include "tap-local.h"
 
 /**
- * tap_is_tap: whether it is a TAP, not a TUN device
+ * tap_is_tap: return true for a TAP, false for a TUN device
  *
  * @fd: the queue
  */
@@ -22,21 +22,21 @@ bool tap_is_tap(int fd);
  * tap_setting_read: read a setting that is in force
  *
  * @fd: the queue
- * @setting: which one
- * @value: where to, as for tap_local_defer()
+ * @setting: the setting
+ * @value: set to its value, as for tap_local_defer()
  *
- * Returns: false when this kernel cannot tell
+ * Returns: false when the kernel cannot report it
  */
 bool tap_setting_read(int fd, TapSetting setting, int *value);
 
 /**
- * tap_setting_has: whether a setting is in force already
+ * tap_setting_has: return true if a value is in force already
  *
  * @fd: the queue
- * @setting: which one
- * @value: the value asked about, as for tap_local_defer()
+ * @setting: the setting
+ * @value: the value, as for tap_local_defer()
  *
- * Returns: false also when this kernel cannot tell
+ * Returns: false also when the kernel cannot report the setting
  */
 bool tap_setting_has(int fd, TapSetting setting, int value);
 

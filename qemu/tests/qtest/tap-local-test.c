@@ -1,9 +1,8 @@
 /*
  * QTest testcase for the hand-over of a TAP to another QEMU on the same host
  *
- * Each packet has a number, and everything that arrives is compared with what
- * has to come next, so a packet that is lost, doubled, reordered or damaged
- * makes the test fail.
+ * Each packet has a number. Each packet that arrives must have the next number:
+ * the tests fail if one is lost, duplicated, reordered or damaged.
  *
  * Copyright (c) 2026 tapstate developers
  *
@@ -51,18 +50,18 @@
 #define TIMEOUT_US (30 * G_USEC_PER_SEC)
 
 #define TX_PACKETS 30
-/* Room for a few of them */
+/* Send buffer with room for a few of the packets */
 #define TX_SNDBUF ",sndbuf=10000"
 
-/* Why nothing can be tested here, or NULL */
+/* Reason to skip all tests, or NULL */
 static const char *skip_reason;
 
-/* What goes in one direction in one queue */
+/* Packets of one queue, in one direction */
 typedef struct Flow {
     uint16_t port;
     uint32_t sent;
     uint32_t received;
-    bool lossy;             /* packets may be lost: not doubled or reordered */
+    bool lossy;             /* allow lost packets, not duplicated ones */
 } Flow;
 
 typedef struct QEMU_PACKED Packet {
@@ -75,7 +74,7 @@ typedef struct QEMU_PACKED Packet {
 
 typedef struct Test Test;
 
-/* How the guest drives its NIC */
+/* Functions of the guest's driver for a NIC model */
 typedef struct Nic {
     const char *device;
     void (*start)(Test *t);
@@ -87,23 +86,23 @@ typedef struct Nic {
 struct Test {
     const Nic *nic;
     int queues;
-    int slot;               /* of the NIC */
+    int slot;               /* PCI slot of the NIC */
 
     char *dir;
-    int serial;             /* of the next QEMU */
+    int serial;             /* number of the next QEMU */
     int host;               /* packet socket on the TAP */
-    int out;                /* TAP that it is redirected to, or -1 */
+    int out;                /* TAP to which the kernel redirects, or -1 */
     int meanwhile;          /* packets to send while a target waits */
-    bool silent;            /* a target does not announce itself */
+    bool silent;            /* targets send no announcement */
 
-    QTestState *qts;        /* where the guest runs */
+    QTestState *qts;        /* QEMU with the guest */
     QPCIBus *bus;
     QGuestAllocator alloc;
     QOSGraphObject *obj;
     QVirtioNet *virtio;
     QE1000E_PCI *e1000e;
     uint64_t buffer[MAX_QUEUES][RING_SIZE];
-    int buffers[MAX_QUEUES];            /* that the NIC has */
+    int buffers[MAX_QUEUES];            /* receive buffers of the NIC */
     int rx_next;                        /* e1000e */
 
     Flow to_guest[MAX_QUEUES];
@@ -141,7 +140,7 @@ static void packet_make(Packet *packet, uint16_t port, uint32_t number)
     }
 }
 
-/* @packet is the next of @flow */
+/* Check that @packet is the next one of @flow */
 static void packet_check(const Packet *packet, Flow *flow)
 {
     uint32_t number = ntohl(packet->number);
@@ -222,7 +221,7 @@ static const Nic virtio_nic = {
     .send = virtio_send,
 };
 
-/* How many packets the NIC has taken from the guest */
+/* Return the number of packets that the NIC has taken from the guest */
 static int virtio_sent(Test *t, int queue)
 {
     QVirtQueue *vq = t->virtio->queues[2 * queue + 1];
@@ -260,7 +259,7 @@ static void e1000e_start(Test *t)
                             (QOSGraphObject *)t->bus, &t->alloc, &addr);
     qos_object_start_hw(t->obj);
     t->e1000e = (QE1000E_PCI *)t->obj;
-    /* No checksum behind the packet, for which there might be no room */
+    /* Strip the checksum: the buffer may have no room for it */
     e1000e_macreg_write(&t->e1000e->e1000e, E1000_RCTL,
                         E1000_RCTL_EN | E1000_RCTL_UPE | E1000_RCTL_MPE |
                         E1000_RCTL_SECRC);
@@ -328,7 +327,7 @@ static void guest_start(Test *t)
     memset(t->buffers, 0, sizeof(t->buffers));
 }
 
-/* The guest goes on in @qts, where its memory and its devices are */
+/* Continue the guest in @qts, which has its memory and devices */
 static void guest_move(Test *t, QTestState *qts)
 {
     t->qts = qts;
@@ -373,7 +372,7 @@ static void guest_receive(Test *t, int queue, int n)
     }
 }
 
-/* All that was sent so far, without gaps unless the flow may have some */
+/* Check that all packets have arrived; a lossy flow may have gaps */
 static void guest_receive_rest(Test *t, int queue)
 {
     while (t->to_guest[queue].received < t->to_guest[queue].sent) {
@@ -415,7 +414,7 @@ static void host_link_up(const char *ifname)
     g_assert_cmpint(host_ioctl(SIOCSIFFLAGS, &ifr), ==, 0);
 }
 
-/* The kernel would send packets of its own */
+/* Keep the kernel from sending IPv6 packets */
 static bool host_disable_ipv6(void)
 {
     const char *dir = "/proc/sys/net/ipv6";
@@ -497,10 +496,10 @@ static void host_receive(Test *t, int n)
 }
 
 /*
- * A TAP that takes next to nothing
+ * A TAP that blocks
  *
- * The send buffer of a TAP counts what the host has not consumed yet. That is
- * what waits in a slow qdisc of another device, to which it is redirected.
+ * The send buffer of a TAP counts packets that the host has not consumed yet.
+ * Redirect the packets to another device, in whose slow qdisc they wait.
  */
 
 typedef struct TcRequest {
@@ -523,7 +522,7 @@ static struct rtattr *tc_put(TcRequest *req, int type, const void *data,
     return rta;
 }
 
-/* What was put since then is nested in @rta */
+/* End @rta: later attributes are not nested in it */
 static void tc_end(TcRequest *req, struct rtattr *rta)
 {
     rta->rta_len = (void *)req + req->n.nlmsg_len - (void *)rta;
@@ -563,7 +562,7 @@ static int tc_send(TcRequest *req)
     return reply.err.error;
 }
 
-/* Let @ifname send @rate bytes a second, after a first @burst */
+/* Limit @ifname to @rate bytes a second, after a burst of @burst bytes */
 static int tc_limit(const char *ifname, uint32_t rate, uint32_t burst,
                     int flags)
 {
@@ -583,7 +582,7 @@ static int tc_limit(const char *ifname, uint32_t rate, uint32_t burst,
     return tc_send(&req);
 }
 
-/* What comes from @ifname leaves through @to */
+/* Redirect packets that arrive on @ifname to @to */
 static int tc_redirect(const char *ifname, const char *to)
 {
     struct {
@@ -623,7 +622,7 @@ static int tc_redirect(const char *ifname, const char *to)
     return tc_send(&req);
 }
 
-/* Returns: false when this kernel cannot do it */
+/* Returns: false when the kernel cannot redirect packets */
 static bool host_block(Test *t)
 {
     struct ifreq ifr = { .ifr_flags = IFF_TAP | IFF_NO_PI };
@@ -634,7 +633,7 @@ static bool host_block(Test *t)
     g_assert_cmpint(ioctl(t->out, TUNSETIFF, &ifr), ==, 0);
     host_link_up(OUT);
 
-    /* The first packet passes, the next in some minutes */
+    /* The first packet passes, the next one waits for minutes */
     if (tc_limit(OUT, 1, 1600, NLM_F_CREATE | NLM_F_REPLACE) ||
         tc_redirect(TAP, OUT)) {
         g_test_skip("qdiscs tbf and ingress, classifier u32 or action mirred "
@@ -650,12 +649,12 @@ static void host_set_rate(Test *t, uint32_t rate, uint32_t burst)
     int sock = host_packet_socket(OUT);
 
     g_assert_cmpint(tc_limit(OUT, rate, burst, 0), ==, 0);
-    /* The qdisc looks at its new rate when there is something to send */
+    /* The qdisc notices its new rate with the next packet */
     g_assert_cmpint(send(sock, &kick, sizeof(kick), 0), ==, sizeof(kick));
     close(sock);
 }
 
-/* There is room for one more, which is too little for the TAP to tell */
+/* Let one packet out: too little for the TAP to wake its writers */
 static void host_pass_one(Test *t)
 {
     host_set_rate(t, 1, 1600);
@@ -686,13 +685,13 @@ static QTestState *start_qemu(Test *t, const char *netdev, const char *args)
                       queues, args);
     migrate_set_capability(qts, "events", true);
     migrate_set_capability(qts, "x-ignore-shared", true);
-    /* So that the source gets to know when the target fails */
+    /* Let the target tell the source about a failure */
     migrate_set_capability(qts, "return-path", true);
     migrate_set_parameter_bool(qts, "local", true);
     return qts;
 }
 
-/* Returns: a QEMU that waits for a migration, and will not run by itself */
+/* Returns: a QEMU that waits for a migration, and then stays paused */
 static QTestState *start_target(Test *t)
 {
     g_autofree char *uri = g_strdup_printf("unix:%s/%d", t->dir, t->serial++);
@@ -725,16 +724,16 @@ static void qemu_wait_running(QTestState *qts)
     } while (!running);
 }
 
-/* Until whatever was there to be read has been read */
+/* Wait until QEMU has read all packets that it can read */
 static void qemu_settle(QTestState *qts)
 {
-    /* The main loop looks at all file descriptors between two commands */
+    /* The main loop polls all file descriptors between two commands */
     for (int i = 0; i < 3; i++) {
         qtest_qmp_assert_success(qts, "{ 'execute': 'query-status' }");
     }
 }
 
-/* The guest does not run yet */
+/* Migrate the VM, which stays paused; returns: the target */
 static QTestState *migrate_guest(Test *t)
 {
     QTestState *target = start_target(t);
@@ -745,7 +744,7 @@ static QTestState *migrate_guest(Test *t)
     return target;
 }
 
-/* ... and now it does */
+/* Let the guest run in @target, and end the source */
 static void finish_hand_over(Test *t, QTestState *target)
 {
     QTestState *source = t->qts;
@@ -783,7 +782,7 @@ static bool test_begin(Test *t, const Nic *nic, int queues,
         return false;
     }
 
-    /* Nothing is left of what an earlier test did */
+    /* Leave the devices of earlier tests behind */
     g_assert_cmpint(unshare(CLONE_NEWNET), ==, 0);
     if (!host_disable_ipv6()) {
         g_test_skip("IPv6 cannot be switched off");
@@ -814,7 +813,7 @@ static void test_end(Test *t)
     g_autofree char *ram = NULL;
     Packet packet;
 
-    /* All has come, and nothing else is on its way */
+    /* All packets have arrived, and no other follows */
     qemu_settle(t->qts);
     g_assert_false(host_poll(t));
     for (int i = 0; i < t->queues; i++) {
@@ -842,7 +841,7 @@ static void test_end(Test *t)
 }
 
 /*
- * Send as many packets as the guest has buffers for and @more, of which QEMU
+ * Send a packet for each buffer of the guest, and @more packets, of which QEMU
  * reads one that it cannot deliver
  */
 static void overfill(Test *t, int queue, int more)
@@ -856,7 +855,7 @@ static void overfill(Test *t, int queue, int more)
     g_assert_false(guest_poll(t, queue, &packet));
 }
 
-/* Packets both ways, for which the guest has the buffers */
+/* Send packets in both directions, no more than the guest has buffers for */
 static void check_traffic(Test *t)
 {
     for (int i = 0; i < t->queues; i++) {
@@ -868,7 +867,7 @@ static void check_traffic(Test *t)
     }
 }
 
-/* Find out for each queue what the kernel puts into it */
+/* Find a flow for each queue that the kernel steers to it */
 static void find_flows(Test *t)
 {
     int left = t->queues;
@@ -912,7 +911,7 @@ static void test_idle(const void *nic)
     test_end(&t);
 }
 
-/* One packet is in QEMU, the others are in the kernel */
+/* Pending packets to the guest: one in QEMU, the others in the kernel */
 static void test_rx_pending(const void *nic)
 {
     QTestState *target;
@@ -964,13 +963,13 @@ static void test_rx_pending_stopped(void)
     test_end(&t);
 }
 
-/* A migration that fails, after which the guest runs where it was */
+/* A migration that fails, after which the source resumes */
 typedef struct Failure {
     const char *name;
     void (*run)(Test *t);
 } Failure;
 
-/* Until the migration has come to @status, which is not its success */
+/* Wait until the migration has @status */
 static void wait_for_status(QTestState *qts, const char *status)
 {
     const char *ungoals[] = { "completed", NULL };
@@ -978,7 +977,7 @@ static void wait_for_status(QTestState *qts, const char *status)
     wait_for_migration_status(qts, status, ungoals);
 }
 
-/* The target cannot load what comes after the TAP */
+/* The target fails to load a section behind the TAP's */
 static void fail_load(Test *t)
 {
     QTestState *target;
@@ -1008,7 +1007,7 @@ static void fail_cancel(Test *t)
     qtest_quit(target);
 }
 
-/* The target has everything and goes away */
+/* The target exits after the load */
 static void fail_quit(Test *t)
 {
     QTestState *target = migrate_guest(t);
@@ -1019,7 +1018,7 @@ static void fail_quit(Test *t)
     qemu_cont(t->qts);
 }
 
-/* The target has everything, and is not used */
+/* The target is ready, but does not run */
 static void fail_resume(Test *t)
 {
     QTestState *target = migrate_guest(t);
@@ -1049,7 +1048,7 @@ static void test_rx_pending_failure(const void *opaque)
     }
     t.meanwhile = 3;
 
-    /* Nothing is pending before */
+    /* First without pending packets, then with them */
     guest_add_buffers(&t, 0, 4);
     failure->run(&t);
     guest_receive_rest(&t, 0);
@@ -1085,7 +1084,7 @@ static void test_to_and_fro(void)
         hand_over(&t);
         guest_send(&t, 0, 2);
         host_receive(&t, 2);
-        /* Otherwise the packet goes on to the next QEMU */
+        /* Else the packet is handed over again */
         if (i % 2) {
             guest_add_buffers(&t, 0, 5);
             guest_receive_rest(&t, 0);
@@ -1123,7 +1122,7 @@ static bool tx_begin(Test *t, const Nic *nic)
     if (!test_begin(t, nic, 1, TX_SNDBUF)) {
         return false;
     }
-    /* An announcement would have the TAP send what it has to send anyway */
+    /* An announcement would make the TAP send its pending packets */
     t->silent = true;
     if (!host_block(t)) {
         test_end(t);
@@ -1141,7 +1140,7 @@ static void tx_end(Test *t)
     test_end(t);
 }
 
-/* QEMU has one packet, the others are still in the ring */
+/* Pending packets of the guest: one in QEMU, the others in the ring */
 static void test_tx_blocked(void)
 {
     Test t;
@@ -1159,7 +1158,7 @@ static void test_tx_blocked(void)
     tx_end(&t);
 }
 
-/* There is room again before the target runs */
+/* The TAP takes packets again before the target runs */
 static void test_tx_unblocked(void)
 {
     QTestState *target;
@@ -1174,7 +1173,7 @@ static void test_tx_unblocked(void)
     tx_end(&t);
 }
 
-/* QEMU has all packets */
+/* Pending packets of the guest: all are in QEMU */
 static void test_tx_blocked_e1000e(void)
 {
     Test t;
@@ -1183,7 +1182,7 @@ static void test_tx_blocked_e1000e(void)
         return;
     }
     hand_over(&t);
-    /* The first of them is already out */
+    /* The first packet has left already */
     host_receive(&t, 1);
     host_pass_one(&t);
     guest_send(&t, 0, 2);
@@ -1204,18 +1203,18 @@ static void test_tx_blocked_failure(const void *opaque)
     tx_end(&t);
 }
 
-/* What the guest or a person does while a packet is pending */
+/* Actions of the guest or the operator while a packet is pending */
 typedef struct Disturbance {
     const char *name;
     int queues;
-    bool guest_runs;        /* the guest does it, so it has to run */
+    bool guest_runs;        /* an action of the guest, which has to run */
     void (*begin)(Test *t);
     void (*end)(Test *t);
 } Disturbance;
 
 typedef enum Phase {
     PHASE_SOURCE,
-    PHASE_WAITING,          /* the target has everything, and does not run */
+    PHASE_WAITING,          /* the target is ready, and does not run */
     PHASE_TARGET,
     PHASE__MAX
 } Phase;
@@ -1276,7 +1275,7 @@ static const Disturbance disturbances[] = {
     { "system-reset", 1, false, system_reset, driver_start },
 };
 
-/* Packets may get lost, as on any NIC, and nothing else */
+/* Packets may be lost, as on any NIC, but not duplicated or reordered */
 static void test_disturbed(const void *opaque)
 {
     const DisturbedCase *c = opaque;
@@ -1400,14 +1399,14 @@ static void enter_namespace(char **argv)
     if (WEXITSTATUS(status) != STATUS_SKIP) {
         exit(WEXITSTATUS(status));
     }
-    skip_reason = "a network namespace of our own is not permitted";
+    skip_reason = "a new network namespace is not permitted";
 }
 
 int main(int argc, char **argv)
 {
     int ret;
 
-    /* Before the arguments are taken out of argv */
+    /* Needs all arguments: g_test_init() takes some from argv */
     enter_namespace(argv);
     g_test_init(&argc, &argv, NULL);
 
