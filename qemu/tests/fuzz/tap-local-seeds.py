@@ -23,6 +23,9 @@ NO_VNET_HDR, IFNAME, USING_VNET_HDR = 0x04, 0x08, 0x10
 # so libFuzzer drops them unless it has -keep_seed=1.
 KERNEL_STATE_MAX, PACKET_MAX = 4096, 4096 + 65536
 
+# linux/if_tun_state.h: a group, and the size of struct tun_state
+TUN_STATE_FLAGS, TUN_STATE_SIZE = 1 << 1, 360
+
 
 def counted(data):
     return struct.pack('>I', len(data)) + data
@@ -42,9 +45,9 @@ RECEIVED = subsection('net-tap/received', bytes(72))
 SENT = subsection('net-tap/sent', counted(bytes(72)) + counted(bytes(60)))
 
 
-def kernel_state(size=360):
+def kernel_state(size=TUN_STATE_SIZE):
     return subsection('net-tap/kernel-state',
-                      struct.pack('=Q', 1 << 1) + bytes(size - 8))
+                      struct.pack('=Q', TUN_STATE_FLAGS) + bytes(size - 8))
 
 
 SEEDS = {
