@@ -248,7 +248,7 @@ class TapLocalTestBase(QemuSystemTest):
         self.wait_status(source, 'postmigrate')
         self.wait_status(target, 'paused')
 
-    def assert_goes_on(self, source, states, msg=None):
+    def assert_resumes(self, source, states, msg=None):
         """
         The source runs again, with all queues in the given states
 
@@ -282,7 +282,7 @@ class TapLocalTestBase(QemuSystemTest):
         if proxy:
             proxy.close()
             self.assertIsNone(proxy.error, msg)
-        self.assert_goes_on(source, states, msg)
+        self.assert_resumes(source, states, msg)
         self.assertEqual(self.open_files(source), files, msg)
 
     def assert_all_refused(self, source, cases):

@@ -382,7 +382,7 @@ class TapLocal(TapLocalTestBase):
         go_on.set()
         self.assert_fails(target)
         proxy.close()
-        self.assert_goes_on(source, states)
+        self.assert_resumes(source, states)
 
         target = self.target(capabilities=['return-path'])
         self.hand_over(source, target)
@@ -400,7 +400,7 @@ class TapLocal(TapLocalTestBase):
         with FdProxy(listen, path, QUEUES, lambda stream: 2):
             source.cmd('migrate', uri=f'unix:{listen}')
             self.assertEqual(self.wait_migration(target)['status'], 'failed')
-        self.assert_goes_on(source, states)
+        self.assert_resumes(source, states)
         # The target refuses 'cont'
         target.qmp('cont')
         self.main_loop_turns(source, target)
@@ -488,7 +488,7 @@ class TapLocal(TapLocalTestBase):
             self.assertEqual(info['status'], 'failed', make.__name__)
             self.assertRegex(info['error-desc'], "'local'.*channel that passes "
                              'file descriptors: use a UNIX socket')
-            self.assert_goes_on(source, states, make.__name__)
+            self.assert_resumes(source, states, make.__name__)
             self.assertEqual(self.open_files(source), files)
         target = self.target()
         self.hand_over(source, target)

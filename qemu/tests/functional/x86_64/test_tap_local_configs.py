@@ -131,7 +131,7 @@ class TapLocalConfigs(TapLocalTestBase):
         self.assertEqual(info['status'], 'failed')
         for pattern in patterns:
             self.assertRegex(info['error-desc'], pattern)
-        self.assert_goes_on(source, states)
+        self.assert_resumes(source, states)
         self.assertNotIn(tap.TUN, self.open_files(target))
         self.quit(target)
         self.assertEqual(self.states(source), states)
@@ -690,7 +690,7 @@ class TapLocalConfigs(TapLocalTestBase):
         self.assertEqual(info['status'], 'failed')
         self.assertRegex(info['error-desc'], "netdev 'net0'.*UNIX socket")
         self.assert_fails(target)
-        self.assert_goes_on(source, states)
+        self.assert_resumes(source, states)
 
     # QMP and HMP
 
