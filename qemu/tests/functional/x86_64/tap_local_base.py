@@ -248,6 +248,13 @@ class TapLocalTestBase(QemuSystemTest):
         self.wait_status(source, 'postmigrate')
         self.wait_status(target, 'paused')
 
+    def hand_over_and_run(self, source, target, states):
+        """Hand over, and run the target, which has the given states"""
+        self.hand_over(source, target)
+        self.quit(source)
+        self.cont(target)
+        self.assertEqual(self.states(target), states)
+
     def assert_resumes(self, source, states, msg=None):
         """
         The source runs again, with all queues in the given states

@@ -128,20 +128,14 @@ class TapLocal(TapLocalTestBase):
         source = self.source(source_netdev(queues=1))
         states = self.states(source)
         target = self.target(target_netdev(queues=1))
-        self.hand_over(source, target)
-        self.quit(source)
-        self.cont(target)
-        self.assertEqual(self.states(target), states)
+        self.hand_over_and_run(source, target, states)
 
     def test_no_vnet_hdr(self):
         source = self.source(source_netdev(more=f'vnet_hdr=off,{LOCAL}'))
         states = self.states(source)
         target = self.target(target_netdev(
             more='vnet_hdr=off,incoming-fds=on'))
-        self.hand_over(source, target)
-        self.quit(source)
-        self.cont(target)
-        self.assertEqual(self.states(target), states)
+        self.hand_over_and_run(source, target, states)
 
     def test_fds_of_source(self):
         """The source got its fds from management"""
@@ -157,10 +151,7 @@ class TapLocal(TapLocalTestBase):
         states = self.states(source)
         target = self.target(target_netdev(
             more='ifname=tap0,incoming-fds=on'))
-        self.hand_over(source, target)
-        self.quit(source)
-        self.cont(target)
-        self.assertEqual(self.states(target), states)
+        self.hand_over_and_run(source, target, states)
 
     def test_kernel_state_off(self):
         source = self.source(source_netdev(more=f'{LOCAL},kernel-state=off'))
@@ -187,10 +178,7 @@ class TapLocal(TapLocalTestBase):
                                   'local-migration-supported': True})
         target.cmd('device_add', NIC)
         self.assertNotIn(tap.TUN, self.open_files(target))
-        self.hand_over(source, target)
-        self.quit(source)
-        self.cont(target)
-        self.assertEqual(self.states(target), states)
+        self.hand_over_and_run(source, target, states)
 
     def test_nobody_reads_while_stopped(self):
         source = self.source()
@@ -491,10 +479,7 @@ class TapLocal(TapLocalTestBase):
             self.assert_resumes(source, states, make.__name__)
             self.assertEqual(self.open_files(source), files)
         target = self.target()
-        self.hand_over(source, target)
-        self.quit(source)
-        self.cont(target)
-        self.assertEqual(self.states(target), states)
+        self.hand_over_and_run(source, target, states)
 
     def test_postcopy(self):
         source = self.source()
@@ -632,10 +617,7 @@ class TapLocal(TapLocalTestBase):
         states = self.states(source)
         target = self.target(target_netdev(
             more='incoming-fds=on,kernel-state=on'))
-        self.hand_over(source, target)
-        self.quit(source)
-        self.cont(target)
-        self.assertEqual(self.states(target), states)
+        self.hand_over_and_run(source, target, states)
 
     def test_unverified(self):
         """Without kernel state each side warns once, not once a queue"""

@@ -388,10 +388,7 @@ class TapLocalConfigs(TapLocalTestBase):
         vm = target()
         vm.cmd('netdev_add', self.NETDEV_ADD)
         vm.cmd('device_add', NIC)
-        self.hand_over(source, vm)
-        self.quit(source)
-        self.cont(vm)
-        self.assertEqual(self.states(vm), states)
+        self.hand_over_and_run(source, vm, states)
 
     # Several NICs
 
