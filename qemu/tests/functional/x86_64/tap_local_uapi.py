@@ -35,10 +35,8 @@ def _structs(header):
 
 def _groups(header):
     """The groups of struct tun_state: member -> bit"""
-    bits = dict(re.findall(r'#define TUN_STATE_(\w+)\s+_BITULL\((\d+)\)',
-                           header))
-    return {member: int(bits[name]) for member, name in
-            re.findall(r' \* @(\w+): %TUN_STATE_(\w+)\n', header)}
+    return {member: int(bit) for bit, member in
+            re.findall(r'\bFN\((\d+), \w+, (\w+)\)', header)}
 
 
 _header = HEADER.read_text(encoding='utf-8')
