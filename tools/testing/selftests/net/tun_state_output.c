@@ -41,29 +41,12 @@ static void call_init(struct call *c, int byte, uint64_t mask)
 /* The groups that a struct of this size holds in full */
 static uint64_t groups_within(size_t size)
 {
-	static const size_t ends[] = {
-		offsetof(struct tun_state, device),
-		offsetof(struct tun_state, owner),
-		offsetof(struct tun_state, vnet),
-		offsetof(struct tun_state, offload),
-		offsetof(struct tun_state, sndbuf),
-		offsetof(struct tun_state, link),
-		offsetof(struct tun_state, txfilter),
-		offsetof(struct tun_state, sockfilter),
-		offsetof(struct tun_state, steering),
-		offsetof(struct tun_state, filter),
-		offsetof(struct tun_state, xdp),
-		offsetof(struct tun_state, flows),
-		offsetof(struct tun_state, queue),
-		offsetof(struct tun_state, queues),
-		sizeof(struct tun_state),
-	};
 	uint64_t mask = 0;
 	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(ends); i++)
-		if (ends[i] <= size)
-			mask |= 1ULL << i;
+	for (i = 0; i < ARRAY_SIZE(state_groups); i++)
+		if (state_groups[i].offset + state_groups[i].size <= size)
+			mask |= state_groups[i].bit;
 	return mask;
 }
 
@@ -83,37 +66,15 @@ static void expect_get(struct call *want, const struct call *all,
 {
 	size_t end = size < sizeof(want->s) ? size : sizeof(want->s), i;
 	struct tun_state s = {};
-	struct {
-		uint64_t bit;
-		const void *field;
-		size_t size;
-	} groups[] = {
-		{ TUN_STATE_IDENTITY, &tmpl.identity, sizeof(tmpl.identity) },
-		{ TUN_STATE_FLAGS, &tmpl.device, sizeof(tmpl.device) },
-		{ TUN_STATE_OWNER, &tmpl.owner, sizeof(tmpl.owner) },
-		{ TUN_STATE_VNET, &tmpl.vnet, sizeof(tmpl.vnet) },
-		{ TUN_STATE_OFFLOAD, &tmpl.offload, sizeof(tmpl.offload) },
-		{ TUN_STATE_SNDBUF, &tmpl.sndbuf, sizeof(tmpl.sndbuf) },
-		{ TUN_STATE_LINK, &tmpl.link, sizeof(tmpl.link) },
-		{ TUN_STATE_TXFILTER, &tmpl.txfilter, sizeof(tmpl.txfilter) },
-		{ TUN_STATE_SOCKFILTER, &tmpl.sockfilter,
-		  sizeof(tmpl.sockfilter) },
-		{ TUN_STATE_STEERING, &tmpl.steering, sizeof(tmpl.steering) },
-		{ TUN_STATE_FILTER, &tmpl.filter, sizeof(tmpl.filter) },
-		{ TUN_STATE_XDP, &tmpl.xdp, sizeof(tmpl.xdp) },
-		{ TUN_STATE_FLOWS, &tmpl.flows, sizeof(tmpl.flows) },
-		{ TUN_STATE_QUEUE, &tmpl.queue, sizeof(tmpl.queue) },
-		{ TUN_STATE_QUEUES, &tmpl.queues, sizeof(tmpl.queues) },
-	};
 
 	s.mask = mask;
 	s.supported = all->s.supported;
-	for (i = 0; i < ARRAY_SIZE(groups); i++) {
-		size_t at = (const char *)groups[i].field - (const char *)&tmpl;
+	for (i = 0; i < ARRAY_SIZE(state_groups); i++) {
+		size_t at = state_groups[i].offset;
 
-		if (mask & groups[i].bit)
+		if (mask & state_groups[i].bit)
 			memcpy((char *)&s + at, (const char *)&all->s + at,
-			       groups[i].size);
+			       state_groups[i].size);
 	}
 	/* Pointers remain the caller's */
 	if (mask & TUN_STATE_SOCKFILTER)

@@ -78,20 +78,6 @@ struct device {
 	struct tun_state_prog reported[NR_QUEUES][2];
 };
 
-/* Template: gives the place and the size of a field */
-static const struct tun_state t;
-
-static const struct {
-	uint64_t bit;
-	const char *name;
-	const void *field;	/* in the template */
-	size_t size;
-} groups[] = {
-#define FIELD(bit, name, member) { bit, name, &(member), sizeof(member) }
-#define GROUP(number, name, member) FIELD(_BITULL(number), #name, t.member),
-	__TUN_STATE_GROUPS(GROUP)
-};
-
 static uint64_t seed;
 static unsigned int state_nr;
 static unsigned int features;		/* of TUNGETFEATURES */
@@ -155,11 +141,11 @@ static const char *names(uint64_t mask)
 	unsigned int i;
 
 	text[0] = 0;
-	for (i = 0; i < ARRAY_SIZE(groups); i++) {
-		if (!(groups[i].bit & mask))
+	for (i = 0; i < ARRAY_SIZE(state_groups); i++) {
+		if (!(state_groups[i].bit & mask))
 			continue;
 		strcat(text, " ");
-		strcat(text, groups[i].name);
+		strcat(text, state_groups[i].name);
 	}
 	return text;
 }
@@ -307,11 +293,11 @@ static uint64_t differences(const struct full *a, const struct full *b)
 	y.sockfilter.insns = x.sockfilter.insns;
 	y.flows.flows = x.flows.flows;
 	y.queues.queues = x.queues.queues;
-	for (i = 0; i < ARRAY_SIZE(groups); i++) {
-		offset = (const char *)groups[i].field - (const char *)&t;
+	for (i = 0; i < ARRAY_SIZE(state_groups); i++) {
+		offset = state_groups[i].offset;
 		if (memcmp((char *)&x + offset, (char *)&y + offset,
-			   groups[i].size))
-			diff |= groups[i].bit;
+			   state_groups[i].size))
+			diff |= state_groups[i].bit;
 	}
 	if (memcmp(a->insns, b->insns,
 		   x.sockfilter.count * sizeof(a->insns[0])))
@@ -886,7 +872,7 @@ static uint64_t rnd_change(const struct device *d, struct full *st)
 	struct sock_filter *insn;
 	unsigned int i;
 
-	switch (below(ARRAY_SIZE(groups))) {
+	switch (below(ARRAY_SIZE(state_groups))) {
 	case 0:
 		switch (below(7)) {
 		case 0:

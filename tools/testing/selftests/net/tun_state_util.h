@@ -59,6 +59,20 @@
 #define ALL_GROUPS (TUN_STATE_QUEUES * 2 - 1)
 #define GET_ONLY (TUN_STATE_XDP | TUN_STATE_QUEUES)
 
+/* Groups of struct tun_state, in the order of their bits */
+static const struct {
+	uint64_t bit;
+	const char *name;
+	size_t offset;
+	size_t size;
+} state_groups[] = {
+#define STATE_GROUP(bit, name, field) \
+	{ bit, name, (size_t)&(field), sizeof(field) }
+#define STATE_GROUP_ENTRY(number, name, member) \
+	STATE_GROUP(_BITULL(number), #name, (*(struct tun_state *)0).member),
+	__TUN_STATE_GROUPS(STATE_GROUP_ENTRY)
+};
+
 /* struct tun_state with its user buffers */
 struct state {
 	struct tun_state s;
