@@ -60,8 +60,8 @@
  * ``EXDEV``
  *	%TUN_STATE_IDENTITY does not match this device.
  * ``EPERM``
- *	flags of another user's device, or %IFF_NAPI_FRAGS, without
- *	CAP_NET_ADMIN, as for TUNSETIFF; batching without CAP_NET_ADMIN, as for
+ *	flags of a device that TUNSETIFF would refuse, or %IFF_NAPI_FRAGS on,
+ *	without CAP_NET_ADMIN; batching without CAP_NET_ADMIN, as for
  *	``ethtool -C``; or carrier on without an attached queue, as for
  *	TUNSETCARRIER.
  * ``EBADF``
@@ -168,9 +168,10 @@ struct tun_state_flags {
 
 /**
  * struct tun_state_owner - who may attach to the device
- * @uid: user, in the caller's user namespace, or -1 for any.
- * @gid: group, in the caller's user namespace, or -1 for any.
+ * @uid: user, in the caller's user namespace.
+ * @gid: group, in the caller's user namespace.
  *
+ * -1: not set; what that permits is up to this kernel's TUNSETIFF.
  * An owner that the caller's user namespace does not know reads as the
  * overflow uid; setting that same value leaves the owner as it is.
  */
