@@ -21,7 +21,7 @@
  * repeated: an answer that got lost must not change what is counted.
  *
  *	hello
- *	start run=N flows=N rate=N host=A.B.C.D mac=M
+ *	start run=N flows=N rate=N	send to the host that asks
  *	finish run=N count=N		stop after packet N
  *	status
  *
@@ -34,8 +34,6 @@
 #include <errno.h>
 #include <glob.h>
 #include <inttypes.h>
-#include <net/if.h>
-#include <net/if_arp.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -43,7 +41,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -241,20 +238,6 @@ static size_t count_interrupts(uint64_t *counts, const char *direction)
 	return queues;
 }
 
-static void set_neighbour(const struct sockaddr_in *host, const uint8_t *mac)
-{
-	struct arpreq req = {
-		.arp_ha.sa_family = ARPHRD_ETHER,
-		.arp_flags = ATF_PERM | ATF_COM,
-	};
-
-	memcpy(&req.arp_pa, host, sizeof(*host));
-	memcpy(req.arp_ha.sa_data, mac, 6);
-	strncpy(req.arp_dev, ifname, sizeof(req.arp_dev) - 1);
-	if (ioctl(control, SIOCSARP, &req))
-		die("SIOCSARP");
-}
-
 /* Whether the bit was set before */
 static bool test_and_set(struct flow *f, uint64_t seq)
 {
@@ -375,39 +358,24 @@ static int send_due(void)
 	return t.due <= time ? 1 : (t.due - time + 999999) / 1000000;
 }
 
-static const char *find_key(const char *text, const char *key)
+static uint64_t number(const char *text, const char *key)
 {
 	size_t len = strlen(key);
 
 	for (const char *p = text; (p = strstr(p, key)); p += len) {
 		if (p > text && p[-1] == ' ' && p[len] == '=')
-			return p + len + 1;
+			return strtoull(p + len + 1, NULL, 10);
 	}
-	return NULL;
+	return 0;
 }
 
-static uint64_t number(const char *text, const char *key)
+static const char *start(const char *text, const struct sockaddr_in *host)
 {
-	const char *value = find_key(text, key);
-
-	return value ? strtoull(value, NULL, 10) : 0;
-}
-
-static const char *start(const char *text)
-{
-	const char *host = find_key(text, "host"), *mac = find_key(text, "mac");
 	uint64_t run = number(text, "run"), rate = number(text, "rate");
 	uint64_t flows = number(text, "flows");
-	struct sockaddr_in addr = { .sin_family = AF_INET };
-	char address[16];
-	uint8_t m[6];
 
-	if (!run || run > UINT32_MAX || !rate || !flows || flows > MAX_FLOWS ||
-	    !host || sscanf(host, "%15[0-9.]", address) != 1 ||
-	    inet_pton(AF_INET, address, &addr.sin_addr) != 1 || !mac ||
-	    sscanf(mac, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", &m[0], &m[1], &m[2],
-		   &m[3], &m[4], &m[5]) != 6)
-		return "start needs run, flows, rate, host and mac";
+	if (!run || run > UINT32_MAX || !rate || !flows || flows > MAX_FLOWS)
+		return "start needs run, flows and rate";
 	if (run == t.run)
 		return NULL;
 
@@ -419,8 +387,7 @@ static const char *start(const char *text)
 	t.interval = NSEC / (int64_t)rate;
 	t.due = now();
 	t.count = UINT64_MAX;
-	t.host = addr;
-	set_neighbour(&addr, m);
+	t.host = *host;
 	return NULL;
 }
 
@@ -541,7 +508,7 @@ static void answer(void)
 		return;
 
 	if (!strcmp(word, "start"))
-		error = start(request);
+		error = start(request, &from);
 	else if (!strcmp(word, "finish"))
 		error = finish(request);
 	else if (strcmp(word, "hello") && strcmp(word, "status"))

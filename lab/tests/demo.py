@@ -6,17 +6,15 @@ The exit status is 0 only if the kernel's state of the TAP is the same after eac
 migration as before it, and if every packet arrived once and in order.
 """
 
-import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 from qemu_vm import event_time, hand_over
-from testbed import DEV, ERRORS, Testbed, TestbedError, run
+from testbed import (DEV, ERRORS, Testbed, TestbedError, run,
+                     testbed_parser)
 from traffic import link
 
 
@@ -159,9 +157,7 @@ class Demo:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rate", type=int, default=100, metavar="N",
-                        help="packets per second each way (default 100)")
+    parser = testbed_parser(__doc__)
     parser.add_argument("--meanwhile", metavar="COMMAND",
                         help="run it while the guest is stopped for the first "
                         "migration, to see that the demo notices")
@@ -171,11 +167,8 @@ def main():
         if variable not in os.environ:
             sys.exit(f"demo: {variable} is not set: this runs in the lab, as "
                      "'make demo'")
-    # End in order, as after any other error.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="demo-") as shm, \
-            Testbed(shm, rate=args.rate) as testbed:
+    with Testbed(rate=args.rate) as testbed:
         demo = Demo(testbed, args.meanwhile)
         try:
             report = demo.run()

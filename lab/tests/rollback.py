@@ -7,19 +7,17 @@ the next attempt succeeds. At the end no packet is missing. lab/run-on-host runs
 this, too, without the kernel's state.
 """
 
-import argparse
 import errno
 import os
 import re
 import resource
 import signal
 import sys
-import tempfile
 import threading
 import time
 
 from testbed import (ERRORS, Testbed, TestbedError, kernel_objects,
-                     kernel_problems)
+                     kernel_problems, testbed_parser)
 from tap_output import Tap
 from qemu_vm import hand_over, set_up_migration, wait_migration
 
@@ -139,7 +137,8 @@ def killed_after(messages):
             os.kill(target.get_pid(), signal.SIGKILL)
 
         def after(self, source, target):
-            target.wait()
+            until(lambda: not target.is_running(), "the target was killed")
+            target.kill()
     return Killed
 
 
@@ -324,16 +323,12 @@ def succeed(testbed, source, kill=False):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rate", type=int, default=100, metavar="N",
-                        help="packets per second each way (default 100)")
+    parser = testbed_parser(__doc__)
     parser.add_argument("--vhost", action="store_true")
     args = parser.parse_args()
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     tap = Tap()
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="fail-") as shm, \
-            Testbed(shm, QUEUES, args.rate, args.vhost) as testbed:
+    with Testbed(QUEUES, args.rate, args.vhost) as testbed:
         def step(text, work, *arguments):
             result = None
             try:

@@ -7,15 +7,12 @@ and neither QEMU nor the kernel holds more than after the first migrations.
 lab/run-on-host runs this, too, without the kernel's state.
 """
 
-import argparse
 import os
-import signal
 import sys
-import tempfile
 import time
 
 from testbed import (ERRORS, Testbed, TestbedError, kernel_objects,
-                     kernel_problems)
+                     kernel_problems, testbed_parser)
 from tap_output import Tap
 from qemu_vm import hand_over
 
@@ -102,18 +99,14 @@ def soak(testbed, migrations):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = testbed_parser(__doc__)
     parser.add_argument("--migrations", type=int, default=20, metavar="N")
-    parser.add_argument("--rate", type=int, default=100, metavar="N",
-                        help="packets per second each way (default 100)")
     parser.add_argument("--queues", type=int, default=4, metavar="N")
     parser.add_argument("--vhost", action="store_true")
     args = parser.parse_args()
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     tap = Tap()
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="soak-") as shm, \
-            Testbed(shm, args.queues, args.rate, args.vhost) as testbed:
+    with Testbed(args.queues, args.rate, args.vhost) as testbed:
         try:
             problems = soak(testbed, args.migrations)
         except ERRORS as error:

@@ -23,8 +23,7 @@ class Damaged(Traffic):
     """Traffic that damages chosen packets, by number and direction"""
 
     def __init__(self, to_guest=None, to_host=None):
-        super().__init__("10.0.0.1", "10.0.0.2", "02:00:00:00:00:01",
-                         rate=200, flows=FLOWS)
+        super().__init__("10.0.0.1", "10.0.0.2", rate=200, flows=FLOWS)
         self.to_guest, self.to_host = to_guest or {}, to_host or {}
         self.tx = [DamagedSocket(sock, self) for sock in self.tx]
         self.held = {}
@@ -102,8 +101,8 @@ class TrafficTest(unittest.TestCase):
         cls.agent.stdout.readline()
         pid = cls.agent.pid
         ip("link", "set", "lo", "up")
-        ip("link", "add", "tap0", "address", "02:00:00:00:00:01", "type",
-           "veth", "peer", "name", "eth0", "netns", str(pid))
+        ip("link", "add", "tap0", "type", "veth", "peer", "name", "eth0",
+           "netns", str(pid))
         ip("addr", "add", "10.0.0.1/24", "dev", "tap0")
         ip("link", "set", "tap0", "up")
         ip("addr", "add", "10.0.0.2/24", "dev", "eth0", netns_of=pid)

@@ -5,11 +5,15 @@ The demo, soak and rollback tests share it. lab/run-on-host runs it, too, withou
 the kernel's state.
 """
 
+import argparse
 import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
+import sys
+import tempfile
 import time
 
 import qemu_vm
@@ -95,11 +99,22 @@ def kernel_problems(first, last):
             yield f"the kernel had {before} {name} and has {after}"
 
 
+def testbed_parser(doc):
+    """Return a parser with the options of all programs that use a Testbed."""
+    # End in order, as after any other error.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    result = argparse.ArgumentParser(description=doc.split("\n")[0])
+    result.add_argument("--rate", type=int, default=100, metavar="N",
+                        help="packets per second each way (default 100)")
+    return result
+
+
 class Testbed:
     """A context manager: at the end it removes all it made"""
 
-    def __init__(self, directory, queues=4, rate=100, vhost=False):
-        self.directory = directory
+    def __init__(self, queues=4, rate=100, vhost=False):
+        self._temporary = tempfile.TemporaryDirectory(dir="/dev/shm")
+        self.directory = directory = self._temporary.name
         self.queues = queues
         self.rate = rate
         self.vhost = vhost
@@ -122,6 +137,7 @@ class Testbed:
             vm.kill()
         if self.made_tap:
             subprocess.run(["ip", "link", "del", DEV])
+        self._temporary.cleanup()
 
     def options(self, queues=None):
         options = (f"tap,id=net0,queues={queues or self.queues},vnet_hdr=on,"
@@ -139,7 +155,8 @@ class Testbed:
             "-kernel", os.environ["LAB_GUEST_KERNEL"],
             "-initrd", os.environ["LAB_GUEST_INITRD"],
             "-append", "console=ttyS0 quiet panic=-1 "
-            f"tapstate.ip={GUEST}/{PREFIX} tapstate.queues={queues}",
+            f"tapstate.ip={GUEST}/{PREFIX} tapstate.queues={queues} "
+            f"tapstate.neighbour={HOST}/{link(DEV).mac}",
             # Keep a guest that crashed, for where()
             "-action", "reboot=shutdown,shutdown=pause",
             "-netdev", netdev, "-device", "virtio-net-pci,netdev=net0,mq=on,"
@@ -173,7 +190,7 @@ class Testbed:
         self.reports_state = subprocess.run(
             ["tapstate", "show", DEV], stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL).returncode == 0
-        self.traffic = Traffic(HOST, GUEST, link(DEV).mac, self.rate)
+        self.traffic = Traffic(HOST, GUEST, self.rate)
         return vm
 
     def boot(self):

@@ -275,8 +275,8 @@ def udp_socket(address, port):
 class Traffic:
     """Traffic both ways, from start() to finish()"""
 
-    def __init__(self, host, guest, mac, rate=100, flows=64, ping_interval=0.2):
-        self.host, self.guest, self.mac = host, guest, mac
+    def __init__(self, host, guest, rate=100, flows=64, ping_interval=0.2):
+        self.host, self.guest = host, guest
         self.rate, self.flows = rate, flows
         self.ping_interval = ping_interval
         self.run = int.from_bytes(os.urandom(4), "big") | 1
@@ -307,8 +307,7 @@ class Traffic:
     def start(self):
         before = self.agent.ask("hello")
         self.interrupts = before["input"], before["output"]
-        self.agent.ask("start", run=self.run, flows=self.flows, rate=self.rate,
-                       host=self.host, mac=self.mac)
+        self.agent.ask("start", run=self.run, flows=self.flows, rate=self.rate)
         # Send only now: the agent counts nothing before its start.
         self.thread.start()
 
