@@ -12,6 +12,7 @@ import difflib
 import re
 import subprocess
 import sys
+import textwrap
 
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
@@ -327,14 +328,9 @@ def show(name, old, new):
 
 
 def words(names):
-    """Comment lines that list names."""
-    line = '#  '
-    for name in names:
-        if len(line) + len(name) > 76:
-            print(line)
-            line = '#  '
-        line += f' {name}'
-    print(line)
+    """Print names as comments."""
+    print(textwrap.fill(' '.join(names), 76, initial_indent='#   ',
+                        subsequent_indent='#   ', break_long_words=False))
 
 
 def main():

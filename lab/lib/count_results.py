@@ -17,35 +17,27 @@ def count(lines):
     line of its own for the program, "ok N selftests: ...". That line counts
     only for a program that said nothing itself, or failed without saying so.
     """
-    passed = failed = inner = inner_bad = 0
-    skipped = []
+    results = {'passed': [], 'failed': [], 'skipped': []}
+    inner = inner_bad = 0
     for line in lines:
         line = line.rstrip()
         # "#ok" may be a plain comment.
         match = re.match(r'(# +)?(not ok|ok) \d+(.*)', line)
         if not match:
             continue
-        good, rest = match[2] == 'ok', match[3]
-        if re.match(r' selftests: ', rest):
+        good = match[2] == 'ok'
+        kind = 'skipped' if re.search(r'# SKIP', match[3], re.IGNORECASE) else \
+            'passed' if good else 'failed'
+        if match[3].startswith(' selftests: '):
             if not inner or (not good and not inner_bad):
-                if re.search(r'# SKIP', rest):
-                    skipped.append(line)
-                elif good:
-                    passed += 1
-                else:
-                    failed += 1
+                results[kind].append(line)
             inner = inner_bad = 0
             continue
         if match[1]:
             inner += 1
             inner_bad += not good
-        if re.search(r'# SKIP', rest, re.IGNORECASE):
-            skipped.append(line)
-        elif good:
-            passed += 1
-        else:
-            failed += 1
-    return passed, failed, skipped
+        results[kind].append(line)
+    return len(results['passed']), len(results['failed']), results['skipped']
 
 
 def main():
