@@ -143,6 +143,8 @@ class Module:
             else:
                 out += self.data[shndx][at:at + 1]
                 at += 1
+        # Drop the line number of a location in the source, which UBSAN reports.
+        out = re.sub(rb"(?s)(<'[^']*\.[ch]'>).{4}", rb'\1', out)
         # Drop padding in front of the next object.
         return repr(out.rstrip(b'\0'))[1:]
 
