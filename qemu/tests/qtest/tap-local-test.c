@@ -1004,6 +1004,8 @@ static void fail_cancel(Test *t)
     wait_for_status(t->qts, "cancelled");
     qemu_wait_running(t->qts);
     migrate_set_capability(t->qts, "pause-before-switchover", false);
+    /* Quit only then: a target that fails has removed its socket */
+    wait_for_status(target, "failed");
     qtest_quit(target);
 }
 
