@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Device models of the lab's QEMUs: those that the lab itself, our tests and the
-# chosen tests of QEMU's own use. Stock and patched QEMU must have the same.
+# Device models of the lab's QEMUs, stock and patched: those of the lab VM, of the tests
+# of the hand-over, and of the chosen tests of QEMU's own
 
 # Machines
 CONFIG_I440FX=y
@@ -18,6 +18,10 @@ CONFIG_PCIE_PORT=y
 CONFIG_PCIE_PCI_BRIDGE=y
 CONFIG_XIO3130=y
 CONFIG_I82801B11=y
+# QEMU 10.2 does not link without CXL.
+CONFIG_PXB=y
+CONFIG_CXL=y
+CONFIG_CXL_MEM_DEVICE=y
 
 # NIC models
 CONFIG_VIRTIO_NET=y
