@@ -23,18 +23,20 @@
  * of a group never changes; later additions become new groups at the end of
  * the struct.
  *
- * TUNGETSTATE reports the groups that are asked for, as one snapshot, and
- * changes nothing. &tun_state.supported says which groups there are to ask for;
- * a mask of 0 is enough to find out.
+ * TUNGETSTATE reports the named groups as one snapshot, and changes nothing.
+ * &tun_state.supported lists the groups that this kernel knows; a mask of 0 is
+ * enough to find out. With %TUN_STATE_F_HOLD the file also holds the eBPF
+ * programs that the call reports, so that TUNSETSTATE can put them back.
  *
- * TUNSETSTATE restores the groups, all or none. It passes over groups that can
- * only be read, so the answer of TUNGETSTATE can be set unchanged. It leaves a
- * value alone that is in force already, which needs no rights.
+ * TUNSETSTATE restores the groups that the ioctls of the file can set one by
+ * one, all or none, with the rights of those ioctls. It compares
+ * %TUN_STATE_IDENTITY with the device, and ignores %TUN_STATE_NETDEV,
+ * %TUN_STATE_COALESCE, %TUN_STATE_XDP, %TUN_STATE_FLOWS and %TUN_STATE_QUEUES,
+ * which rtnetlink, ethtool, bpf and the packets themselves change. So the answer
+ * of TUNGETSTATE can be set unchanged. A value that is in force already is left
+ * alone: it needs no rights and causes no notification.
  *
- * With %TUN_STATE_F_CHECK, TUNSETSTATE compares instead, changes nothing, and
- * reports in &tun_state.mask the groups of the argument that differ from the
- * device. A value that this device cannot have differs; a value that no device
- * can have is an error, as without the flag.
+ * A call is about one queue. To restore a device of N queues takes N calls.
  *
  * TUNSETSTATE writes nothing behind &tun_state.failed. It writes the answer of
  * a success before it changes the device, so ``EFAULT``, too, means that
@@ -46,11 +48,11 @@
  *	the file is not attached to a device.
  * ``EINVAL``
  *	an unknown bit in mask or flags, a reserved field that is not zero, a
- *	group that the struct has no room for, an invalid value, an invalid
- *	classic BPF program, a file that is not an eBPF program of type
- *	``BPF_PROG_TYPE_SOCKET_FILTER``, or a struct shorter than its header.
- *	A kernel without these ioctls returns it, too, and leaves
- *	&tun_state.supported alone.
+ *	group that the struct has no room for, an invalid value, a value that
+ *	this device cannot have, an invalid classic BPF program, a file that is
+ *	not an eBPF program of type ``BPF_PROG_TYPE_SOCKET_FILTER``, or a struct
+ *	shorter than its header. A kernel without these ioctls returns it, too,
+ *	and leaves &tun_state.supported alone.
  * ``E2BIG``
  *	the struct is longer than the kernel's and not zero behind it, or is
  *	longer than a page.
@@ -60,14 +62,11 @@
  * ``EXDEV``
  *	%TUN_STATE_IDENTITY does not match this device.
  * ``EPERM``
- *	flags of a device that TUNSETIFF would refuse, or %IFF_NAPI_FRAGS on,
- *	without CAP_NET_ADMIN; batching without CAP_NET_ADMIN, as for
- *	``ethtool -C``; or carrier on without an attached queue, as for
- *	TUNSETCARRIER.
+ *	carrier on without an attached queue, as for TUNSETCARRIER; or an owner
+ *	is removed without CAP_NET_ADMIN.
  * ``EBADF``
  *	the program fd is not an open file, or the program id belongs neither
- *	to the attached program nor to the one that TUNGETSTATE reported last
- *	on this file.
+ *	to the attached program nor to one that this file holds.
  * ``ENOMEM``, ``EFAULT``
  *	as usual; ENOMEM also for a classic BPF program that does not fit into
  *	net.core.optmem_max, as for TUNATTACHFILTER.
@@ -78,25 +77,28 @@
  * or the unknown bits of the mask, or 0 if the error is about no group, and
  * &tun_state.mask is the caller's. After E2BIG, with a struct shorter than its
  * header, and where the struct itself cannot be read or written, nothing is
- * reported. After an error of TUNSETSTATE every field of the device is as it was.
+ * reported. After an error every field of the device, and every program that the
+ * file holds, is as it was.
  */
 
 /* Groups, for tun_state.mask, .supported and .failed */
-#define TUN_STATE_IDENTITY	_BITULL(0)	/* which device this is */
-#define TUN_STATE_FLAGS		_BITULL(1)	/* IFF_* of the device */
-#define TUN_STATE_OWNER		_BITULL(2)	/* user and group */
-#define TUN_STATE_VNET		_BITULL(3)	/* virtio-net header */
-#define TUN_STATE_OFFLOAD	_BITULL(4)	/* TUN_F_* */
-#define TUN_STATE_SNDBUF	_BITULL(5)	/* send buffer sizes */
-#define TUN_STATE_LINK		_BITULL(6)	/* carrier, debug, batching */
-#define TUN_STATE_TXFILTER	_BITULL(7)	/* receive address filter */
-#define TUN_STATE_SOCKFILTER	_BITULL(8)	/* classic BPF program */
-#define TUN_STATE_STEERING	_BITULL(9)	/* eBPF queue selection */
-#define TUN_STATE_FILTER	_BITULL(10)	/* eBPF packet filter */
-#define TUN_STATE_XDP		_BITULL(11)	/* XDP program, get only */
-#define TUN_STATE_FLOWS		_BITULL(12)	/* automatic steering table */
-#define TUN_STATE_QUEUE		_BITULL(13)	/* the queue of this fd */
-#define TUN_STATE_QUEUES	_BITULL(14)	/* all queues, get only */
+#define TUN_STATE_IDENTITY	_BITULL(0)	/* guard: the device itself */
+#define TUN_STATE_NETDEV	_BITULL(1)	/* report only: rtnetlink's */
+#define TUN_STATE_IFF		_BITULL(2)	/* TUNSETIFF, TUNSETPERSIST */
+#define TUN_STATE_OWNER		_BITULL(3)	/* TUNSETOWNER, TUNSETGROUP */
+#define TUN_STATE_VNET		_BITULL(4)	/* TUNSETVNETHDRSZ, -LE, -BE */
+#define TUN_STATE_OFFLOAD	_BITULL(5)	/* TUNSETOFFLOAD */
+#define TUN_STATE_SNDBUF	_BITULL(6)	/* TUNSETSNDBUF */
+#define TUN_STATE_LINK		_BITULL(7)	/* TUNSETCARRIER, TUNSETDEBUG */
+#define TUN_STATE_COALESCE	_BITULL(8)	/* report only: ethtool's */
+#define TUN_STATE_TXFILTER	_BITULL(9)	/* TUNSETTXFILTER */
+#define TUN_STATE_SOCKFILTER	_BITULL(10)	/* TUNATTACHFILTER */
+#define TUN_STATE_STEERING	_BITULL(11)	/* TUNSETSTEERINGEBPF */
+#define TUN_STATE_FILTER	_BITULL(12)	/* TUNSETFILTEREBPF */
+#define TUN_STATE_XDP		_BITULL(13)	/* report only: bpf's */
+#define TUN_STATE_FLOWS		_BITULL(14)	/* report only: learned */
+#define TUN_STATE_QUEUE		_BITULL(15)	/* TUNSETQUEUE: this queue */
+#define TUN_STATE_QUEUES	_BITULL(16)	/* report only: all queues */
 
 /*
  * List of the groups, for user space that prints or walks them. Each FN() gets
@@ -105,79 +107,105 @@
  */
 #define __TUN_STATE_GROUPS(FN)			\
 	FN(0, IDENTITY, identity)		\
-	FN(1, FLAGS, device)			\
-	FN(2, OWNER, owner)			\
-	FN(3, VNET, vnet)			\
-	FN(4, OFFLOAD, offload)			\
-	FN(5, SNDBUF, sndbuf)			\
-	FN(6, LINK, link)			\
-	FN(7, TXFILTER, txfilter)		\
-	FN(8, SOCKFILTER, sockfilter)		\
-	FN(9, STEERING, steering)		\
-	FN(10, FILTER, filter)			\
-	FN(11, XDP, xdp)			\
-	FN(12, FLOWS, flows)			\
-	FN(13, QUEUE, queue)			\
-	FN(14, QUEUES, queues)			\
+	FN(1, NETDEV, netdev)			\
+	FN(2, IFF, iff)				\
+	FN(3, OWNER, owner)			\
+	FN(4, VNET, vnet)			\
+	FN(5, OFFLOAD, offload)			\
+	FN(6, SNDBUF, sndbuf)			\
+	FN(7, LINK, link)			\
+	FN(8, COALESCE, coalesce)		\
+	FN(9, TXFILTER, txfilter)		\
+	FN(10, SOCKFILTER, sockfilter)		\
+	FN(11, STEERING, steering)		\
+	FN(12, FILTER, filter)			\
+	FN(13, XDP, xdp)			\
+	FN(14, FLOWS, flows)			\
+	FN(15, QUEUE, queue)			\
+	FN(16, QUEUES, queues)			\
 	/* */
 
 /* tun_state.flags */
-#define TUN_STATE_F_CHECK	0x01	/* TUNSETSTATE: compare only */
+#define TUN_STATE_F_HOLD	0x01	/* TUNGETSTATE: hold eBPF programs */
 
 /**
- * struct tun_state_identity - which device a queue belongs to
+ * struct tun_state_identity - the device that a queue belongs to
  * @netns: inode number of the device's network namespace, as in
  *	``stat("/proc/self/ns/net")``.
  * @ifindex: interface index.
- * @mtu: MTU in bytes.
- * @type: link type, ``ARPHRD_*``.
- * @addr_len: number of bytes of @addr in use.
+ * @type: link type, ``ARPHRD_*``, see TUNSETLINK.
  * @reserved: zero.
- * @name: interface name, terminated and padded with zero bytes.
- * @addr: hardware address, padded with zero bytes.
  *
  * TUNSETSTATE never changes these: a value that differs is EXDEV.
  */
 struct tun_state_identity {
 	__aligned_u64 netns;
 	__u32 ifindex;
-	__u32 mtu;
 	__u16 type;
+	__u8 reserved[2];
+};
+
+/**
+ * struct tun_state_netdev - settings of rtnetlink
+ * @mtu: MTU in bytes.
+ * @up: 1 if the device is administratively up, otherwise 0.
+ * @addr_len: number of bytes of @addr in use.
+ * @reserved: zero.
+ * @name: interface name, terminated and padded with zero bytes.
+ * @addr: hardware address, padded with zero bytes.
+ *
+ * TUNSETSTATE ignores these.
+ */
+struct tun_state_netdev {
+	__u32 mtu;
+	__u8 up;
 	__u8 addr_len;
-	__u8 reserved[5];
+	__u8 reserved[2];
 	__u8 name[16];
 	__u8 addr[32];
 };
 
 /**
- * struct tun_state_flags - flags of the device
+ * struct tun_state_iff - flags of the device
  * @flags: %IFF_TUN or %IFF_TAP, %IFF_NO_PI, %IFF_VNET_HDR, %IFF_MULTI_QUEUE,
  *	%IFF_ONE_QUEUE, %IFF_NAPI, %IFF_NAPI_FRAGS, %IFF_BACKPRESSURE and
  *	%IFF_PERSIST, as in TUNGETIFF.
  * @reserved: zero.
  *
- * %IFF_TUN, %IFF_TAP and %IFF_MULTI_QUEUE are fixed when a device is made.
- * %IFF_NO_PI is that of the device, even where TUNGETIFF reports %IFF_NOFILTER,
- * which is the same bit. %IFF_NAPI and %IFF_NAPI_FRAGS are the device's; each
- * queue has its own, see &tun_state_queue.
+ * TUNSETSTATE can change %IFF_PERSIST, as TUNSETPERSIST does. All others are
+ * those of TUNSETIFF; a difference is EINVAL. %IFF_NO_PI is that of the device,
+ * even where TUNGETIFF reports %IFF_NOFILTER, which is the same bit. %IFF_NAPI
+ * and %IFF_NAPI_FRAGS are the device's; each queue has its own, see &struct
+ * tun_state_queue.
  */
-struct tun_state_flags {
+struct tun_state_iff {
 	__u32 flags;
 	__u32 reserved;
 };
 
+/* tun_state_owner.flags */
+#define TUN_STATE_OWNER_UID_UNMAPPED	0x01
+#define TUN_STATE_OWNER_GID_UNMAPPED	0x02
+
 /**
- * struct tun_state_owner - who may attach to the device
- * @uid: user, in the caller's user namespace.
- * @gid: group, in the caller's user namespace.
+ * struct tun_state_owner - user and group that may attach to the device
+ * @uid: user, in the caller's user namespace; -1: none.
+ * @gid: group, in the caller's user namespace; -1: none.
+ * @flags: %TUN_STATE_OWNER_UID_UNMAPPED: there is a user, whom the caller's
+ *	user namespace does not know; @uid is the overflow uid.
+ *	%TUN_STATE_OWNER_GID_UNMAPPED: the same of the group.
+ * @reserved: zero.
  *
- * -1: not set; what that permits is up to this kernel's TUNSETIFF.
- * An owner that the caller's user namespace does not know reads as the
- * overflow uid; setting that same value leaves the owner as it is.
+ * With user and group, both must match. With neither, this kernel's TUNSETIFF
+ * permits anybody, or nobody without CAP_NET_ADMIN: kernels differ. To remove a
+ * user or group needs CAP_NET_ADMIN in the user namespace of the device. An
+ * unmapped one cannot be set, only left alone.
  */
 struct tun_state_owner {
 	__u32 uid;
 	__u32 gid;
+	__u32 flags;
+	__u32 reserved;
 };
 
 /* tun_state_vnet.flags */
@@ -197,40 +225,52 @@ struct tun_state_vnet {
 
 /**
  * struct tun_state_offload - offloads that the reader of the device accepts
- * @enabled: ``TUN_F_*`` in force, in the combinations that TUNSETOFFLOAD
+ * @enabled: ``TUN_F_*`` of the last TUNSETOFFLOAD, in the combinations that it
  *	accepts. %TUN_F_UFO is accepted here and never reported, as
  *	TUNSETOFFLOAD accepts it without effect.
+ * @wanted: ``TUN_F_*`` that ``ethtool -K`` has left wanted. TUNSETOFFLOAD sets
+ *	them to @enabled. The device uses an offload that is in both.
  * @supported: ``TUN_F_*`` that this kernel accepts. Ignored by TUNSETSTATE.
+ * @reserved: zero.
  */
 struct tun_state_offload {
 	__u32 enabled;
+	__u32 wanted;
 	__u32 supported;
+	__u32 reserved;
 };
 
 /**
- * struct tun_state_sndbuf - bytes that may be in flight into the host
- * @device: last value of TUNSETSNDBUF on the device.
- * @queue: the value in force for the queue of this fd.
+ * struct tun_state_sndbuf - send buffer of the queue
+ * @size: bytes that may be in flight into the host, positive.
+ * @reserved: zero.
  *
  * TUNSETSTATE leaves the other queues alone, unlike TUNSETSNDBUF.
  */
 struct tun_state_sndbuf {
-	__s32 device;
-	__s32 queue;
+	__s32 size;
+	__u32 reserved;
 };
 
 /**
- * struct tun_state_link - link state and tuning
+ * struct tun_state_link - carrier and messages
  * @carrier: 1 with carrier, 0 without.
  * @msg_enable: debug message mask, as in TUNSETDEBUG.
- * @rx_batched: packets that are batched on their way into the host, as in
- *	``ethtool -C DEV rx-frames``; 64 at most.
- * @reserved: zero.
  */
 struct tun_state_link {
 	__u32 carrier;
 	__u32 msg_enable;
-	__u32 rx_batched;
+};
+
+/**
+ * struct tun_state_coalesce - batching of packets into the host
+ * @rx_frames: packets in a batch, as in ``ethtool -c``.
+ * @reserved: zero.
+ *
+ * TUNSETSTATE ignores these.
+ */
+struct tun_state_coalesce {
+	__u32 rx_frames;
 	__u32 reserved;
 };
 
@@ -257,21 +297,35 @@ struct tun_state_txfilter {
 };
 
 /**
- * struct tun_state_sockfilter - classic BPF program of the device
- * @insns: user buffer of &struct sock_filter.
- * @count: TUNGETSTATE: in, entries in the buffer; out, instructions of the
- *	program. TUNSETSTATE: instructions. 0 without a program.
- * @reserved: zero.
+ * struct tun_state_array - entries in a user buffer
+ * @entries: address of the buffer.
+ * @count: TUNGETSTATE: in, entries that fit into the buffer; out, entries that
+ *	there are. TUNSETSTATE: entries in the buffer.
+ * @entry_size: size of an entry in the buffer, not 0. TUNGETSTATE copies as
+ *	much of the kernel's entry as fits, and fills the rest with zero.
  *
- * TUNSETSTATE gives a new program to all queues of the device, as
- * TUNATTACHFILTER does. It leaves out the queue of this fd if the call also sets
- * %TUN_STATE_QUEUE, without %TUN_STATE_QUEUE_SOCKFILTER. TUNGETFILTER returns
- * @insns and @count from then on. A TUN has no program.
+ * An array is the member of these groups:
+ *
+ * %TUN_STATE_SOCKFILTER
+ *	&struct sock_filter: the instructions of the classic BPF program of the
+ *	device; none without a program. For TUNSETSTATE, @entry_size must be
+ *	``sizeof(struct sock_filter)``. It gives a new program to all queues of
+ *	the device, as TUNATTACHFILTER does. It leaves out the queue of this fd if
+ *	the call also sets %TUN_STATE_QUEUE, without
+ *	%TUN_STATE_QUEUE_SOCKFILTER. TUNGETFILTER returns @entries and @count from
+ *	then on. A TUN has no program.
+ * %TUN_STATE_FLOWS
+ *	&struct tun_state_flow: the automatic steering table, in ascending order
+ *	of the hash. There are 4096 at most. It is in use only while no steering
+ *	program is attached.
+ * %TUN_STATE_QUEUES
+ *	&struct tun_state_queue: the attached queues in the order of their
+ *	index, and then the detached ones, oldest first. There are 256 at most.
  */
-struct tun_state_sockfilter {
-	__aligned_u64 insns;
+struct tun_state_array {
+	__aligned_u64 entries;
 	__u32 count;
-	__u32 reserved;
+	__u32 entry_size;
 };
 
 /* tun_state_prog.action, for TUNSETSTATE */
@@ -290,12 +344,15 @@ struct tun_state_sockfilter {
  *
  * An id alone does not give access to a program. With %TUN_STATE_PROG_ID and an
  * @id other than 0, @id, @type and @tag must be those of the attached program,
- * or of the program that the last successful TUNGETSTATE of this group has
- * reported on this file; anything else is EBADF. So the holder of the file can
- * restore a program that was read through it, without a file descriptor of the
- * program and without any capability. The file holds a reference to that program
- * until TUNGETSTATE reads the group again, or the file is closed. The other
- * actions ignore @id, @type and @tag.
+ * or of the program of this group that the file holds; anything else is EBADF.
+ * The other actions ignore @id, @type and @tag.
+ *
+ * TUNGETSTATE with %TUN_STATE_F_HOLD makes the file hold the programs that it
+ * reports, instead of those that it held before. They are held until the next
+ * such call, until the file is closed, or until the device is deleted. All who
+ * share the file can put them back, without a descriptor of the program and
+ * without any capability. ``/proc/PID/fdinfo/FD`` shows their ids as
+ * ``steering-held`` and ``filter-held``.
  */
 struct tun_state_prog {
 	__u32 id;
@@ -306,46 +363,28 @@ struct tun_state_prog {
 };
 
 /**
- * struct tun_state_xdp - XDP program of the device
- * @id: program id, 0 without a program.
- * @reserved: zero.
+ * struct tun_state_xdp - XDP programs of the device
+ * @drv_prog_id: id of the program in driver mode, 0 without.
+ * @skb_prog_id: id of the program in generic mode, 0 without.
+ *
+ * TUNSETSTATE ignores these.
  */
 struct tun_state_xdp {
-	__u32 id;
-	__u32 reserved;
+	__u32 drv_prog_id;
+	__u32 skb_prog_id;
 };
 
 /**
  * struct tun_state_flow - entry of the automatic steering table
  * @rxhash: symmetric hash of the flow, see skb_get_hash().
- * @queue_index: queue that its packets are put on, 255 at most. If that queue
- *	has gone, packets go to queue 0.
+ * @queue_index: queue that its packets are put on.
  * @age_ms: time since its last packet into the host, in milliseconds. An entry
- *	expires at about 3000. %TUN_STATE_F_CHECK does not compare it.
- * @reserved: zero.
+ *	expires at about 3000.
  */
 struct tun_state_flow {
 	__u32 rxhash;
 	__u32 queue_index;
 	__u32 age_ms;
-	__u32 reserved;
-};
-
-/**
- * struct tun_state_flows - automatic steering table
- * @flows: user buffer of &struct tun_state_flow, each with its own @rxhash;
- *	TUNGETSTATE reports them in ascending order, TUNSETSTATE takes any.
- * @count: TUNGETSTATE: in, entries in the buffer; out, flows. TUNSETSTATE:
- *	flows. There are 4096 at most.
- * @entry_size: size of an entry, ``sizeof(struct tun_state_flow)``.
- *
- * The table goes on learning: it may change as soon as it has been read or set.
- * It is in use only while no steering program is attached.
- */
-struct tun_state_flows {
-	__aligned_u64 flows;
-	__u32 count;
-	__u32 entry_size;
 };
 
 /* tun_state_queue.flags */
@@ -361,7 +400,8 @@ struct tun_state_flows {
  *	a detached one its place among the detached ones, oldest first.
  *	TUNSETSTATE swaps the queue with the one at this place, so setting all
  *	queues in ascending order rebuilds the order of all. There are as many
- *	places as queues of the kind; a place beyond is EINVAL.
+ *	places as queues of the kind; a place beyond is EINVAL. No other ioctl
+ *	sets the place of an attached queue without detaching it.
  * @flags: ``TUN_STATE_QUEUE_*``. TUNSETSTATE can change
  *	%TUN_STATE_QUEUE_ATTACHED, like TUNSETQUEUE, and
  *	%TUN_STATE_QUEUE_SOCKFILTER, if the device has a program; it ignores
@@ -369,54 +409,31 @@ struct tun_state_flows {
  *	program that the device has at the time.
  * @ring_size: packets that fit into the queue. Ignored by TUNSETSTATE.
  * @ring_len: packets waiting in the queue. Ignored by TUNSETSTATE.
- * @sndbuf: send buffer size in bytes. Ignored by TUNSETSTATE, which restores
- *	it with %TUN_STATE_SNDBUF.
- * @reserved: zero.
  */
 struct tun_state_queue {
 	__u32 index;
 	__u32 flags;
 	__u32 ring_size;
 	__u32 ring_len;
-	__s32 sndbuf;
-	__u32 reserved;
-};
-
-/**
- * struct tun_state_queues - all queues of the device
- * @queues: user buffer of &struct tun_state_queue, the attached queues in the
- *	order of their index and then the detached ones, oldest first.
- * @count: in, entries in the buffer; out, queues.
- * @entry_size: size of an entry, ``sizeof(struct tun_state_queue)``.
- * @attached: out, number of attached queues.
- * @detached: out, number of detached queues.
- *
- * %TUN_STATE_F_CHECK compares @count and, in each entry, the index, the flags
- * other than %TUN_STATE_QUEUE_SELF, and the send buffer size.
- */
-struct tun_state_queues {
-	__aligned_u64 queues;
-	__u32 count;
-	__u32 entry_size;
-	__u32 attached;
-	__u32 detached;
 };
 
 /**
  * struct tun_state - argument of TUNGETSTATE and TUNSETSTATE
  * @mask: in, groups that are asked for; out, groups that are there
- *	(TUNGETSTATE), were set (TUNSETSTATE), or differ (%TUN_STATE_F_CHECK).
- * @flags: ``TUN_STATE_F_*``, zero for TUNGETSTATE.
+ *	(TUNGETSTATE), or that were restored or compared (TUNSETSTATE).
+ * @flags: ``TUN_STATE_F_*``, zero for TUNSETSTATE.
  * @reserved: zero.
  * @supported: out, groups that this kernel knows.
  * @failed: out, the group that an error is about, or 0.
  * @identity: %TUN_STATE_IDENTITY
- * @device: %TUN_STATE_FLAGS
+ * @netdev: %TUN_STATE_NETDEV
+ * @iff: %TUN_STATE_IFF
  * @owner: %TUN_STATE_OWNER
  * @vnet: %TUN_STATE_VNET
  * @offload: %TUN_STATE_OFFLOAD
  * @sndbuf: %TUN_STATE_SNDBUF
  * @link: %TUN_STATE_LINK
+ * @coalesce: %TUN_STATE_COALESCE
  * @txfilter: %TUN_STATE_TXFILTER
  * @sockfilter: %TUN_STATE_SOCKFILTER
  * @steering: %TUN_STATE_STEERING
@@ -436,21 +453,25 @@ struct tun_state {
 	__aligned_u64 supported;
 	__aligned_u64 failed;
 	struct tun_state_identity identity;
-	struct tun_state_flags device;
+	struct tun_state_netdev netdev;
+	struct tun_state_iff iff;
 	struct tun_state_owner owner;
 	struct tun_state_vnet vnet;
 	struct tun_state_offload offload;
 	struct tun_state_sndbuf sndbuf;
 	struct tun_state_link link;
+	struct tun_state_coalesce coalesce;
 	struct tun_state_txfilter txfilter;
-	struct tun_state_sockfilter sockfilter;
+	struct tun_state_array sockfilter;
 	struct tun_state_prog steering;
 	struct tun_state_prog filter;
 	struct tun_state_xdp xdp;
-	struct tun_state_flows flows;
+	struct tun_state_array flows;
 	struct tun_state_queue queue;
-	struct tun_state_queues queues;
+	struct tun_state_array queues;
 };
+
+#define TUN_STATE_SIZE_VER0	360 /* the first published struct */
 
 #define TUNGETSTATE _IOWR('T', 232, struct tun_state)
 #define TUNSETSTATE _IOWR('T', 233, struct tun_state)

@@ -57,7 +57,10 @@
 	_IOC(_IOC_READ | _IOC_WRITE, 'T', _IOC_NR(TUNSETSTATE), size)
 
 #define ALL_GROUPS (TUN_STATE_QUEUES * 2 - 1)
-#define GET_ONLY (TUN_STATE_XDP | TUN_STATE_QUEUES)
+/* Groups that TUNSETSTATE ignores, and groups that it restores */
+#define GET_ONLY (TUN_STATE_NETDEV | TUN_STATE_COALESCE | TUN_STATE_XDP | \
+		  TUN_STATE_FLOWS | TUN_STATE_QUEUES)
+#define SETTABLE (ALL_GROUPS & ~(GET_ONLY | TUN_STATE_IDENTITY))
 
 /* Groups of struct tun_state, in the order of their bits */
 static const struct {
@@ -83,18 +86,21 @@ struct state {
 
 static inline void state_point(struct state *st)
 {
-	st->s.sockfilter.insns = (uintptr_t)st->insns;
-	st->s.flows.flows = (uintptr_t)st->flows;
+	st->s.sockfilter.entries = (uintptr_t)st->insns;
+	st->s.sockfilter.entry_size = sizeof(st->insns[0]);
+	st->s.flows.entries = (uintptr_t)st->flows;
 	st->s.flows.entry_size = sizeof(st->flows[0]);
-	st->s.queues.queues = (uintptr_t)st->queues;
+	st->s.queues.entries = (uintptr_t)st->queues;
 	st->s.queues.entry_size = sizeof(st->queues[0]);
 }
 
 /* Return 0 or an errno, as do the next functions */
-static inline int state_get(int fd, uint64_t mask, struct state *st)
+static inline int state_get_flags(int fd, uint64_t mask, struct state *st,
+				  uint32_t flags)
 {
 	memset(st, 0, sizeof(*st));
 	st->s.mask = mask;
+	st->s.flags = flags;
 	state_point(st);
 	st->s.sockfilter.count = MAX_INSNS;
 	st->s.flows.count = MAX_FLOWS;
@@ -102,59 +108,100 @@ static inline int state_get(int fd, uint64_t mask, struct state *st)
 	return ioctl(fd, TUNGETSTATE, &st->s) ? errno : 0;
 }
 
+static inline int state_get(int fd, uint64_t mask, struct state *st)
+{
+	return state_get_flags(fd, mask, st, 0);
+}
+
+/* Read the groups, and have the file hold the eBPF programs among them */
+static inline int state_hold(int fd, uint64_t mask, struct state *st)
+{
+	return state_get_flags(fd, mask, st, TUN_STATE_F_HOLD);
+}
+
 /* The kernel writes its answer to the header of the argument */
-static inline int state_set_flags(int fd, uint64_t mask, struct state *st,
-				  uint32_t flags)
+static inline int state_set(int fd, uint64_t mask, struct state *st)
 {
 	st->s.mask = mask;
-	st->s.flags = flags;
+	st->s.flags = 0;
 	return ioctl(fd, TUNSETSTATE, &st->s) ? errno : 0;
 }
 
-static inline int state_set(int fd, uint64_t mask, struct state *st)
+/* Clear the fields that change by themselves */
+static inline void state_steady(struct state *st)
 {
-	return state_set_flags(fd, mask, st, 0);
-}
+	int i;
 
-static inline int state_check(int fd, uint64_t mask, struct state *st)
-{
-	return state_set_flags(fd, mask, st, TUN_STATE_F_CHECK);
-}
-
-/* Read all groups, without the fields that change by themselves */
-static inline int state_snapshot(int fd, struct state *st)
-{
-	int i, err;
-
-	err = state_get(fd, ALL_GROUPS, st);
 	st->s.queue.ring_len = 0;
 	for (i = 0; i < MAX_QUEUES; i++)
 		st->queues[i].ring_len = 0;
 	for (i = 0; i < MAX_FLOWS; i++)
 		st->flows[i].age_ms = 0;
+}
+
+/* Read all groups, without the fields that change by themselves */
+static inline int state_snapshot(int fd, struct state *st)
+{
+	int err = state_get(fd, ALL_GROUPS, st);
+
+	state_steady(st);
 	return err;
 }
 
-/* Compare the groups of two snapshots and print the first difference */
+/* Groups of two states that differ, but for the addresses of user buffers and
+ * the fields that change by themselves
+ */
+static inline uint64_t state_differs(const struct state *a,
+				     const struct state *b)
+{
+	struct state x = *a, y = *b;
+	uint64_t groups = 0;
+	unsigned int i;
+
+	state_steady(&x);
+	state_steady(&y);
+	state_point(&x);
+	state_point(&y);
+	y.s.sockfilter.entries = x.s.sockfilter.entries;
+	y.s.flows.entries = x.s.flows.entries;
+	y.s.queues.entries = x.s.queues.entries;
+	for (i = 0; i < sizeof(state_groups) / sizeof(state_groups[0]); i++)
+		if (memcmp((char *)&x.s + state_groups[i].offset,
+			   (char *)&y.s + state_groups[i].offset,
+			   state_groups[i].size))
+			groups |= state_groups[i].bit;
+	if (memcmp(x.insns, y.insns, sizeof(x.insns)))
+		groups |= TUN_STATE_SOCKFILTER;
+	if (memcmp(x.flows, y.flows, sizeof(x.flows)))
+		groups |= TUN_STATE_FLOWS;
+	if (memcmp(x.queues, y.queues, sizeof(x.queues)))
+		groups |= TUN_STATE_QUEUES;
+	return groups;
+}
+
+/* Compare two states, and print the groups that differ */
 static inline bool state_equal(const struct state *a, const struct state *b)
 {
-	size_t start = offsetof(struct tun_state, identity), i;
-	const unsigned char *x = (const void *)a, *y = (const void *)b;
-	struct state copy = *b;
+	uint64_t groups = state_differs(a, b);
+	unsigned int i;
 
-	/* Ignore the addresses of the user buffers */
-	copy.s.sockfilter.insns = a->s.sockfilter.insns;
-	copy.s.flows.flows = a->s.flows.flows;
-	copy.s.queues.queues = a->s.queues.queues;
-	y = (const void *)&copy;
-	for (i = start; i < sizeof(*a); i++) {
-		if (x[i] == y[i])
-			continue;
-		fprintf(stderr, "# states differ at byte %zu: %02x %02x\n",
-			i, x[i], y[i]);
-		return false;
-	}
-	return true;
+	for (i = 0; i < sizeof(state_groups) / sizeof(state_groups[0]); i++)
+		if (groups & state_groups[i].bit)
+			fprintf(stderr, "# states differ in %s\n",
+				state_groups[i].name);
+	return !groups;
+}
+
+/* Groups of @mask in which a device differs from a state; ~0 if it cannot be
+ * read
+ */
+static inline uint64_t state_compare(int fd, uint64_t mask,
+				     const struct state *st)
+{
+	struct state now;
+
+	return state_get(fd, ALL_GROUPS, &now) ? ~0ULL :
+	       state_differs(st, &now) & mask;
 }
 
 /* Forget the flows, which expire after 3 s */
@@ -231,21 +278,19 @@ static inline void state_change(struct state *st, const struct state_change *c)
  */
 static inline void state_alternate(struct state *st, unsigned int k)
 {
-	const uint32_t flip = IFF_NO_PI | IFF_VNET_HDR | IFF_ONE_QUEUE;
 	struct tun_state *s = &st->s;
 	unsigned int i;
 
-	s->device.flags &= ~(flip | IFF_NAPI | IFF_PERSIST);
-	s->device.flags |= k ? flip : IFF_NAPI | IFF_PERSIST;
+	s->iff.flags &= ~IFF_PERSIST;
+	s->iff.flags |= k ? 0 : IFF_PERSIST;
 	s->vnet.hdr_size = k ? 12 : 20;
 	s->vnet.flags = k ? 0 : TUN_STATE_VNET_LE;
 	s->offload.enabled = TUN_F_CSUM | (k ? TUN_F_TSO4 : TUN_F_TSO6);
-	s->sndbuf.device = 100000 + k;
-	s->sndbuf.queue = 200000 + k;
+	s->offload.wanted = TUN_F_CSUM | (k ? 0 : TUN_F_TSO6);
+	s->sndbuf.size = 200000 + k;
 	s->link.carrier = k;
 	s->link.msg_enable = 0x1000 << k;
-	s->link.rx_batched = 20 + k;
-	if (!(s->device.flags & IFF_TAP))
+	if (!(s->iff.flags & IFF_TAP))
 		return;
 	memset(&s->txfilter, 0, sizeof(s->txfilter));
 	s->txfilter.count = 2 + k;
