@@ -49,14 +49,16 @@ tun_tree() {
 			put "$1/drivers/net/$f" "$3/drivers/net/$f"
 		fi
 	done
-	for f in drivers/net/tun_state.h include/uapi/linux/if_tun_state.h; do
-		if [ -f "$2/$f" ]; then
-			put "$2/$f" "$3/$f"
-		else
-			rm -f "$3/$f"
-		fi
+	# Remove headers that the tree has no more; the probe keeps its own.
+	for f in "$3"/drivers/net/tun_state*.h; do
+		[ -f "$2/drivers/net/${f##*/}" ] || [ "${f##*/}" = tun_state_config.h ] ||
+			rm -f "$f"
 	done
-	if grep -q tun_state_compat.h "$3/drivers/net/tun_state.h" 2>/dev/null; then
+	rm -f "$3/include/uapi/linux/if_tun_state.h"
+	for f in "$2"/drivers/net/tun_state*.h "$2/include/uapi/linux/if_tun_state.h"; do
+		[ ! -f "$f" ] || put "$f" "$3/${f#"$2/"}"
+	done
+	if grep -qs tun_state_config.h "$3"/drivers/net/tun_state_call.h; then
 		compat probe "$3/drivers/net"
 	fi
 	mkdir -p "$3/include/uapi"

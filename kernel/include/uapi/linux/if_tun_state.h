@@ -301,8 +301,9 @@ struct tun_state_txfilter {
  * @entries: address of the buffer.
  * @count: TUNGETSTATE: in, entries that fit into the buffer; out, entries that
  *	there are. TUNSETSTATE: entries in the buffer.
- * @entry_size: size of an entry in the buffer, not 0. TUNGETSTATE copies as
- *	much of the kernel's entry as fits, and fills the rest with zero.
+ * @entry_size: size of an entry in the buffer, from 1 byte to a page.
+ *	TUNGETSTATE copies as much of the kernel's entry as fits, and fills the
+ *	rest with zero.
  *
  * An array is the member of these groups:
  *

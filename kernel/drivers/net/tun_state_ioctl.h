@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * TUNGETSTATE and TUNSETSTATE: report and restore the state of a tun/tap device
+ * through one of its queue file descriptors.
+ *
+ * include/uapi/linux/if_tun_state.h is the contract, tun_state_call.h says what
+ * the including driver provides, and each of the other files has groups of one
+ * theme.
+ */
+#ifndef TUN_STATE_IOCTL_H
+#define TUN_STATE_IOCTL_H
+
+#include "tun_state_call.h"
+#include "tun_state_netdev.h"
+#include "tun_state_settings.h"
+#include "tun_state_filter.h"
+#include "tun_state_prog.h"
+#include "tun_state_queue.h"
+
+#define TUN_STATE_HEADER_SIZE	offsetof(struct tun_state, identity)
+
+#define TUN_STATE_GROUP(_nr, _name, _member)				\
+	{								\
+		.bit	= BIT_ULL(_nr),					\
+		.offset	= offsetof(struct tun_state, _member),		\
+		.size	= sizeof_field(struct tun_state, _member),	\
+		.ops	= &tun_state_##_member##_ops,			\
+	},
+
+/* The identity comes first: no other group is validated on the wrong device. */
+static const struct tun_state_group tun_state_groups[] = {
+	__TUN_STATE_GROUPS(TUN_STATE_GROUP)
+};
+
+/* Version 1 of the layout, for good */
+#define TUN_STATE_AT(_member, _offset, _size)				\
+	static_assert(offsetof(struct tun_state, _member) == (_offset) && \
+		      sizeof_field(struct tun_state, _member) == (_size))
+
+TUN_STATE_AT(mask, 0, 8);
+TUN_STATE_AT(flags, 8, 4);
+TUN_STATE_AT(reserved, 12, 4);
+TUN_STATE_AT(supported, 16, 8);
+TUN_STATE_AT(failed, 24, 8);
+TUN_STATE_AT(identity, 32, 16);
+TUN_STATE_AT(netdev, 48, 56);
+TUN_STATE_AT(iff, 104, 8);
+TUN_STATE_AT(owner, 112, 16);
+TUN_STATE_AT(vnet, 128, 8);
+TUN_STATE_AT(offload, 136, 16);
+TUN_STATE_AT(sndbuf, 152, 8);
+TUN_STATE_AT(link, 160, 8);
+TUN_STATE_AT(coalesce, 168, 8);
+TUN_STATE_AT(txfilter, 176, 64);
+TUN_STATE_AT(sockfilter, 240, 16);
+TUN_STATE_AT(steering, 256, 24);
+TUN_STATE_AT(filter, 280, 24);
+TUN_STATE_AT(xdp, 304, 8);
+TUN_STATE_AT(flows, 312, 16);
+TUN_STATE_AT(queue, 328, 16);
+TUN_STATE_AT(queues, 344, 16);
+static_assert(TUN_STATE_SIZE_VER0 == 360);
+static_assert(sizeof(struct tun_state) == TUN_STATE_SIZE_VER0);
+static_assert(sizeof(struct tun_state_flow) == 12);
+
+/* The next group of a mask after @g; the first one if @g is NULL */
+static const struct tun_state_group *
+tun_state_next(const struct tun_state_group *g, u64 mask)
+{
+	const struct tun_state_group *end;
+
+	end = tun_state_groups + ARRAY_SIZE(tun_state_groups);
+	for (g = g ? g + 1 : tun_state_groups; g < end; g++) {
+		if (g->bit & mask)
+			return g;
+	}
+	return NULL;
+}
+
+static u64 tun_state_supported(void)
+{
+	const struct tun_state_group *g = NULL;
+	u64 mask = 0;
+
+	while ((g = tun_state_next(g, ~0ULL)))
+		mask |= g->bit;
+	return mask;
+}
+
+/* Return @err; if it is one, say that it is about @groups. */
+static int tun_state_result(struct tun_state_call *call, u64 groups, int err)
+{
+	if (err)
+		call->cur.failed = groups;
+	return err;
+}
+
+static int tun_state_lock(struct tun_state_call *call)
+{
+	rtnl_lock();
+	call->tun = rtnl_dereference(call->tfile->tun);
+	call->left = tun_state_held(call->tfile)->left;
+	if (call->tun)
+		return 0;
+	rtnl_unlock();
+	return -EBADFD;
+}
+
+/* Check the mask, the flags, and that the struct holds the groups */
+static int tun_state_check_header(struct tun_state_call *call, size_t size,
+				  u32 flags)
+{
+	const struct tun_state *req = &call->req;
+	const struct tun_state_group *g = NULL;
+	u64 unknown = req->mask;
+
+	if (req->reserved || req->flags & ~flags)
+		return -EINVAL;
+
+	while ((g = tun_state_next(g, req->mask))) {
+		unknown &= ~g->bit;
+		if (g->offset + g->size > size)
+			return tun_state_result(call, g->bit, -EINVAL);
+	}
+	return tun_state_result(call, unknown, unknown ? -EINVAL : 0);
+}
+
+static int tun_state_put_header(struct tun_state_call *call, void __user *argp)
+{
+	if (copy_to_user(argp, &call->cur, TUN_STATE_HEADER_SIZE))
+		return -EFAULT;
+	return 0;
+}
+
+static int tun_state_get(struct tun_state_call *call, void __user *argp,
+			 size_t size)
+{
+	const struct tun_state_group *g = NULL;
+	u64 mask = call->req.mask;
+	int err;
+
+	err = tun_state_lock(call);
+	if (err)
+		return err;
+	while (!err && (g = tun_state_next(g, mask)))
+		err = tun_state_result(call, g->bit, g->ops->get(call, g));
+	rtnl_unlock();
+
+	while (!err && (g = tun_state_next(g, mask)))
+		if (g->ops->copy_out)
+			err = tun_state_result(call, g->bit,
+					       g->ops->copy_out(call, g));
+	if (err)
+		return err;
+	if (copy_to_user(argp, &call->cur, min(size, sizeof(call->cur))))
+		return -EFAULT;
+	if (call->req.flags & TUN_STATE_F_HOLD)
+		tun_state_hold(call);
+	return 0;
+}
+
+/* Read the current state, but for user buffers, and return the groups that differ
+ * from it.
+ */
+static u64 tun_state_compare(struct tun_state_call *call, u64 mask)
+{
+	const struct tun_state_group *g = NULL;
+	u64 diff = 0;
+	bool differs;
+
+	while ((g = tun_state_next(g, mask))) {
+		if (!g->ops->copy_out)
+			g->ops->get(call, g);
+		if (g->ops->differs)
+			differs = g->ops->differs(call, g);
+		else
+			differs = memcmp(tun_state_req(call, g),
+					 tun_state_cur(call, g), g->size);
+		if (differs)
+			diff |= g->bit;
+	}
+	return diff;
+}
+
+static int tun_state_commit(struct tun_state_call *call, u64 mask)
+{
+	const struct tun_state_group *g = NULL;
+	u64 diff = tun_state_compare(call, mask);
+	int err = 0;
+
+	while (!err && (g = tun_state_next(g, diff)))
+		if (g->ops->validate)
+			err = tun_state_result(call, g->bit,
+					       g->ops->validate(call, g));
+	if (!err && diff & TUN_STATE_QUEUE)
+		err = tun_state_result(call, TUN_STATE_QUEUE,
+				       tun_state_queue_move(call));
+	if (err)
+		return err;
+
+	while ((g = tun_state_next(g, diff)))
+		if (g->ops->apply)
+			g->ops->apply(call, g);
+	if (call->notify)
+		netdev_state_change(call->tun->dev);
+	return 0;
+}
+
+static int tun_state_set(struct tun_state_call *call, void __user *argp)
+{
+	const struct tun_state_group *g = NULL;
+	u64 mask = call->req.mask;
+	int err = 0;
+
+	while ((g = tun_state_next(g, mask)))
+		if (!g->ops->validate && !g->ops->apply)
+			mask &= ~g->bit;
+	while (!err && (g = tun_state_next(g, mask)))
+		if (g->ops->parse)
+			err = tun_state_result(call, g->bit,
+					       g->ops->parse(call, g));
+	if (err)
+		return err;
+
+	/* Write the answer of a success now: nothing after the commit may fail. */
+	call->cur.mask = mask;
+	err = tun_state_put_header(call, argp);
+	if (err)
+		return err;
+
+	err = tun_state_lock(call);
+	if (err)
+		return err;
+	err = tun_state_commit(call, mask);
+	rtnl_unlock();
+	return err;
+}
+
+static bool tun_state_is_ioctl(unsigned int cmd)
+{
+	return _IOC_TYPE(cmd) == _IOC_TYPE(TUNGETSTATE) &&
+	       _IOC_DIR(cmd) == _IOC_DIR(TUNGETSTATE) &&
+	       (_IOC_NR(cmd) == _IOC_NR(TUNGETSTATE) ||
+		_IOC_NR(cmd) == _IOC_NR(TUNSETSTATE));
+}
+
+/* Report the group that failed and, after ENOSPC, how many entries it needs.
+ * Leave the caller's mask in place for another try.
+ */
+static int tun_state_report(struct tun_state_call *call, void __user *argp,
+			    int err)
+{
+	const struct tun_state_group *g = NULL;
+
+	call->cur.mask = call->req.mask;
+	if (tun_state_put_header(call, argp))
+		return -EFAULT;
+	if (err != -ENOSPC)
+		return err;
+
+	while ((g = tun_state_next(g, call->cur.failed)))
+		if (copy_to_user(argp + g->offset, tun_state_cur(call, g),
+				 g->size))
+			return -EFAULT;
+	return err;
+}
+
+/* Free everything that the call has not handed to the device or the file */
+static void tun_state_free(struct tun_state_call *call)
+{
+	tun_state_free_progs(call);
+	tun_filter_put(call->sockfilter);
+	kvfree(call->entries.insns);
+	kvfree(call->entries.flows);
+	kvfree(call->entries.queues);
+	kfree(call);
+}
+
+static long tun_state_ioctl(struct file *file, unsigned int cmd,
+			    void __user *argp)
+{
+	bool get = _IOC_NR(cmd) == _IOC_NR(TUNGETSTATE);
+	size_t size = _IOC_SIZE(cmd);
+	struct tun_state_call *call;
+	int err;
+
+	if (size > PAGE_SIZE)
+		return -E2BIG;
+	if (size < TUN_STATE_HEADER_SIZE)
+		return -EINVAL;
+
+	call = kzalloc(sizeof(*call), GFP_KERNEL_ACCOUNT);
+	if (!call)
+		return -ENOMEM;
+	call->file = file;
+	call->tfile = file->private_data;
+
+	err = copy_struct_from_user(&call->req, sizeof(call->req), argp, size);
+	if (err)
+		goto free;
+	memcpy(&call->cur, &call->req, TUN_STATE_HEADER_SIZE);
+	call->cur.supported = tun_state_supported();
+	call->cur.failed = 0;
+
+	err = tun_state_check_header(call, size, get ? TUN_STATE_F_HOLD : 0);
+	if (!err)
+		err = get ? tun_state_get(call, argp, size) :
+			    tun_state_set(call, argp);
+	if (err)
+		err = tun_state_report(call, argp, err);
+free:
+	tun_state_free(call);
+	return err;
+}
+
+#endif /* TUN_STATE_IOCTL_H */

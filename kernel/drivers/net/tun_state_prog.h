@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Groups of struct tun_state for the eBPF programs of the device: steering and
+ * filter, and the programs that a file holds to put them back.
+ */
+
+/* Index of tun_state_held.progs and the like */
+static int tun_state_prog_index(const struct tun_state_group *group)
+{
+	return group->bit == TUN_STATE_FILTER;
+}
+
+static struct tun_prog __rcu **
+tun_state_prog_attached(struct tun_state_call *call,
+			const struct tun_state_group *group)
+{
+	return group->bit == TUN_STATE_FILTER ? &call->tun->filter_prog :
+						&call->tun->steering_prog;
+}
+
+static bool tun_state_prog_is(const struct bpf_prog *prog,
+			      const struct tun_state_prog *desc)
+{
+	return prog->aux->id == desc->id && prog->type == desc->type &&
+	       !memcmp(prog->tag, desc->tag, sizeof(desc->tag));
+}
+
+static int tun_state_prog_get(struct tun_state_call *call,
+			      const struct tun_state_group *group)
+{
+	struct tun_state_prog *cur = tun_state_cur(call, group);
+	struct tun_prog *attached;
+	struct bpf_prog *prog;
+
+	attached = rtnl_dereference(*tun_state_prog_attached(call, group));
+	if (!attached)
+		return 0;
+	prog = attached->prog;
+	cur->id = prog->aux->id;
+	cur->type = prog->type;
+	memcpy(cur->tag, prog->tag, sizeof(cur->tag));
+	if (call->req.flags & TUN_STATE_F_HOLD) {
+		bpf_prog_inc(prog);
+		call->hold[tun_state_prog_index(group)] = prog;
+	}
+	return 0;
+}
+
+/* Get room for a program that may have to be attached. Under RTNL, validate()
+ * finds one that the file holds.
+ */
+static int tun_state_prog_parse(struct tun_state_call *call,
+				const struct tun_state_group *group)
+{
+	const struct tun_state_prog *req = tun_state_req(call, group);
+	struct bpf_prog *prog = NULL;
+	struct tun_prog *new;
+
+	if (req->action > TUN_STATE_PROG_KEEP ||
+	    (req->fd && req->action != TUN_STATE_PROG_FD))
+		return -EINVAL;
+	if (req->action == TUN_STATE_PROG_KEEP)
+		return 0;
+	if (req->action == TUN_STATE_PROG_ID && !req->id)
+		return req->type || memchr_inv(req->tag, 0, sizeof(req->tag)) ?
+		       -EINVAL : 0;
+	if (req->action == TUN_STATE_PROG_FD) {
+		prog = bpf_prog_get_type(req->fd, BPF_PROG_TYPE_SOCKET_FILTER);
+		if (IS_ERR(prog))
+			return PTR_ERR(prog);
+	}
+
+	new = kmalloc(sizeof(*new), GFP_KERNEL_ACCOUNT);
+	if (!new) {
+		if (prog)
+			bpf_prog_put(prog);
+		return -ENOMEM;
+	}
+	new->prog = prog;
+	call->progs[tun_state_prog_index(group)] = new;
+	return 0;
+}
+
+static bool tun_state_prog_differs(struct tun_state_call *call,
+				   const struct tun_state_group *group)
+{
+	const struct tun_state_prog *req = tun_state_req(call, group);
+	struct tun_prog *attached;
+
+	attached = rtnl_dereference(*tun_state_prog_attached(call, group));
+	switch (req->action) {
+	case TUN_STATE_PROG_KEEP:
+		return false;
+	case TUN_STATE_PROG_FD:
+		return !attached || attached->prog !=
+				    call->progs[tun_state_prog_index(group)]->prog;
+	default:
+		return attached ? !tun_state_prog_is(attached->prog, req) :
+				  req->id;
+	}
+}
+
+static int tun_state_prog_validate(struct tun_state_call *call,
+				   const struct tun_state_group *group)
+{
+	const struct tun_state_prog *req = tun_state_req(call, group);
+	int i = tun_state_prog_index(group);
+	struct bpf_prog *held = tun_state_held(call->tfile)->progs[i];
+
+	if (!call->progs[i] || req->action == TUN_STATE_PROG_FD)
+		return 0;
+	if (!held || !tun_state_prog_is(held, req))
+		return -EBADF;
+	bpf_prog_inc(held);
+	call->progs[i]->prog = held;
+	return 0;
+}
+
+static void tun_state_prog_apply(struct tun_state_call *call,
+				 const struct tun_state_group *group)
+{
+	struct tun_prog __rcu **attached = tun_state_prog_attached(call, group);
+	int i = tun_state_prog_index(group);
+	struct tun_struct *tun = call->tun;
+	struct tun_prog *old;
+
+	spin_lock_bh(&tun->lock);
+	old = rcu_replace_pointer(*attached, call->progs[i],
+				  lockdep_is_held(&tun->lock));
+	spin_unlock_bh(&tun->lock);
+	call->progs[i] = NULL;
+
+	if (old)
+		call_rcu(&old->rcu, tun_prog_free);
+}
+
+#define TUN_STATE_PROG_OPS {				\
+	.get		= tun_state_prog_get,		\
+	.parse		= tun_state_prog_parse,		\
+	.differs	= tun_state_prog_differs,	\
+	.validate	= tun_state_prog_validate,	\
+	.apply		= tun_state_prog_apply,		\
+}
+
+static const struct tun_state_ops tun_state_steering_ops = TUN_STATE_PROG_OPS;
+static const struct tun_state_ops tun_state_filter_ops = TUN_STATE_PROG_OPS;
+
+/* Have the file hold the programs that the call reported, instead of those that
+ * it held, unless it has left the device since the snapshot.
+ */
+static void tun_state_hold(struct tun_state_call *call)
+{
+	struct tun_state_held *held = tun_state_held(call->tfile);
+	int i;
+
+	rtnl_lock();
+	for (i = 0; i < TUN_STATE_PROGS && held->left == call->left; i++)
+		swap(held->progs[i], call->hold[i]);
+	rtnl_unlock();
+}
+
+static void tun_state_free_progs(struct tun_state_call *call)
+{
+	int i;
+
+	tun_state_put_progs(call->hold);
+	for (i = 0; i < TUN_STATE_PROGS; i++) {
+		if (!call->progs[i])
+			continue;
+		if (call->progs[i]->prog)
+			bpf_prog_put(call->progs[i]->prog);
+		kfree(call->progs[i]);
+	}
+}

@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Groups of struct tun_state with plain values: iff, owner, vnet, offload,
+ * sndbuf, link.
+ */
+
+static int tun_state_iff_get(struct tun_state_call *call,
+			     const struct tun_state_group *group)
+{
+	call->cur.iff.flags = tun_flags(call->tun);
+	return 0;
+}
+
+static int tun_state_iff_validate(struct tun_state_call *call,
+				  const struct tun_state_group *group)
+{
+	const struct tun_state_iff *req = &call->req.iff;
+	const struct tun_state_iff *cur = &call->cur.iff;
+
+	return req->reserved || (req->flags ^ cur->flags) & ~IFF_PERSIST ?
+	       -EINVAL : 0;
+}
+
+static void tun_state_iff_apply(struct tun_state_call *call,
+				const struct tun_state_group *group)
+{
+	struct module *owner = call->file->f_op->owner;
+	struct tun_struct *tun = call->tun;
+
+	if (call->req.iff.flags & IFF_PERSIST)
+		__module_get(owner);
+	else
+		module_put(owner);
+	WRITE_ONCE(tun->flags, tun->flags ^ IFF_PERSIST);
+	call->notify = true;
+}
+
+static const struct tun_state_ops tun_state_iff_ops = {
+	.get		= tun_state_iff_get,
+	.validate	= tun_state_iff_validate,
+	.apply		= tun_state_iff_apply,
+};
+
+static int tun_state_owner_get(struct tun_state_call *call,
+			       const struct tun_state_group *group)
+{
+	struct tun_state_owner *cur = &call->cur.owner;
+	struct user_namespace *ns = current_user_ns();
+	struct tun_struct *tun = call->tun;
+
+	cur->uid = from_kuid(ns, tun->owner);
+	if (uid_valid(tun->owner) && cur->uid == (uid_t)-1) {
+		cur->uid = from_kuid_munged(ns, tun->owner);
+		cur->flags |= TUN_STATE_OWNER_UID_UNMAPPED;
+	}
+	cur->gid = from_kgid(ns, tun->group);
+	if (gid_valid(tun->group) && cur->gid == (gid_t)-1) {
+		cur->gid = from_kgid_munged(ns, tun->group);
+		cur->flags |= TUN_STATE_OWNER_GID_UNMAPPED;
+	}
+	return 0;
+}
+
+static bool tun_state_uid_differs(struct tun_state_call *call)
+{
+	const struct tun_state_owner *req = &call->req.owner;
+	const struct tun_state_owner *cur = &call->cur.owner;
+
+	return req->uid != cur->uid ||
+	       (req->flags ^ cur->flags) & TUN_STATE_OWNER_UID_UNMAPPED;
+}
+
+static bool tun_state_gid_differs(struct tun_state_call *call)
+{
+	const struct tun_state_owner *req = &call->req.owner;
+	const struct tun_state_owner *cur = &call->cur.owner;
+
+	return req->gid != cur->gid ||
+	       (req->flags ^ cur->flags) & TUN_STATE_OWNER_GID_UNMAPPED;
+}
+
+static int tun_state_owner_parse(struct tun_state_call *call,
+				 const struct tun_state_group *group)
+{
+	const struct tun_state_owner *req = &call->req.owner;
+	const u32 flags = TUN_STATE_OWNER_UID_UNMAPPED |
+			  TUN_STATE_OWNER_GID_UNMAPPED;
+
+	return req->reserved || req->flags & ~flags ? -EINVAL : 0;
+}
+
+/* No owner is more than TUNSETOWNER and TUNSETGROUP can set. */
+static int tun_state_owner_validate(struct tun_state_call *call,
+				    const struct tun_state_group *group)
+{
+	const struct tun_state_owner *req = &call->req.owner;
+	struct user_namespace *ns = current_user_ns();
+	bool none = false;
+
+	if (tun_state_uid_differs(call)) {
+		if (req->flags & TUN_STATE_OWNER_UID_UNMAPPED)
+			return -EINVAL;
+		none = req->uid == (uid_t)-1;
+		if (!none && !uid_valid(make_kuid(ns, req->uid)))
+			return -EINVAL;
+	}
+	if (tun_state_gid_differs(call)) {
+		if (req->flags & TUN_STATE_OWNER_GID_UNMAPPED)
+			return -EINVAL;
+		none |= req->gid == (gid_t)-1;
+		if (req->gid != (gid_t)-1 &&
+		    !gid_valid(make_kgid(ns, req->gid)))
+			return -EINVAL;
+	}
+	return none && !ns_capable(dev_net(call->tun->dev)->user_ns,
+				   CAP_NET_ADMIN) ? -EPERM : 0;
+}
+
+static void tun_state_owner_apply(struct tun_state_call *call,
+				  const struct tun_state_group *group)
+{
+	const struct tun_state_owner *req = &call->req.owner;
+	struct user_namespace *ns = current_user_ns();
+
+	/* make_kuid(-1) is INVALID_UID */
+	if (tun_state_uid_differs(call))
+		WRITE_ONCE(call->tun->owner, make_kuid(ns, req->uid));
+	if (tun_state_gid_differs(call))
+		WRITE_ONCE(call->tun->group, make_kgid(ns, req->gid));
+	call->notify = true;
+}
+
+static const struct tun_state_ops tun_state_owner_ops = {
+	.get		= tun_state_owner_get,
+	.parse		= tun_state_owner_parse,
+	.validate	= tun_state_owner_validate,
+	.apply		= tun_state_owner_apply,
+};
+
+static int tun_state_vnet_get(struct tun_state_call *call,
+			      const struct tun_state_group *group)
+{
+	struct tun_struct *tun = call->tun;
+
+	call->cur.vnet.hdr_size = tun->vnet_hdr_sz;
+	if (tun->flags & TUN_VNET_LE)
+		call->cur.vnet.flags |= TUN_STATE_VNET_LE;
+	if (tun->flags & TUN_VNET_BE)
+		call->cur.vnet.flags |= TUN_STATE_VNET_BE;
+	return 0;
+}
+
+static int tun_state_vnet_parse(struct tun_state_call *call,
+				const struct tun_state_group *group)
+{
+	const struct tun_state_vnet *req = &call->req.vnet;
+	u32 flags = TUN_STATE_VNET_LE;
+
+	if (IS_ENABLED(CONFIG_TUN_VNET_CROSS_LE))
+		flags |= TUN_STATE_VNET_BE;
+	if (req->flags & ~flags)
+		return -EINVAL;
+	return req->hdr_size < sizeof(struct virtio_net_hdr) ||
+	       req->hdr_size > INT_MAX ? -EINVAL : 0;
+}
+
+static void tun_state_vnet_apply(struct tun_state_call *call,
+				 const struct tun_state_group *group)
+{
+	const struct tun_state_vnet *req = &call->req.vnet;
+	struct tun_struct *tun = call->tun;
+	unsigned int flags = tun->flags & ~(TUN_VNET_LE | TUN_VNET_BE);
+
+	if (req->flags & TUN_STATE_VNET_LE)
+		flags |= TUN_VNET_LE;
+	if (req->flags & TUN_STATE_VNET_BE)
+		flags |= TUN_VNET_BE;
+	WRITE_ONCE(tun->flags, flags);
+	WRITE_ONCE(tun->vnet_hdr_sz, req->hdr_size);
+}
+
+static const struct tun_state_ops tun_state_vnet_ops = {
+	.get		= tun_state_vnet_get,
+	.parse		= tun_state_vnet_parse,
+	.apply		= tun_state_vnet_apply,
+};
+
+/* Bits of TUNSETOFFLOAD, as features of the device */
+static const struct {
+	u32 offload;
+	netdev_features_t feature;	/* 0: accepted and not stored */
+} tun_state_offloads[] = {
+	{ TUN_F_CSUM, NETIF_F_HW_CSUM },
+	{ TUN_F_TSO4, NETIF_F_TSO },
+	{ TUN_F_TSO6, NETIF_F_TSO6 },
+	{ TUN_F_TSO_ECN, NETIF_F_TSO_ECN },
+	{ TUN_F_UFO, 0 },
+#ifdef TUN_STATE_HAVE_USO
+	{ TUN_F_USO4 | TUN_F_USO6, NETIF_F_GSO_UDP_L4 },
+#endif
+#ifdef TUN_STATE_HAVE_UDP_TUNNEL
+	{ TUN_F_UDP_TUNNEL_GSO, NETIF_F_GSO_UDP_TUNNEL },
+	{ TUN_F_UDP_TUNNEL_GSO_CSUM, NETIF_F_GSO_UDP_TUNNEL_CSUM },
+#endif
+};
+
+static u32 tun_state_offload_bits(netdev_features_t features)
+{
+	u32 bits = 0;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(tun_state_offloads); i++)
+		if (tun_state_offloads[i].feature & features)
+			bits |= tun_state_offloads[i].offload;
+	return bits;
+}
+
+static netdev_features_t tun_state_offload_features(u32 bits)
+{
+	netdev_features_t features = 0;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(tun_state_offloads); i++)
+		if (tun_state_offloads[i].offload & bits)
+			features |= tun_state_offloads[i].feature;
+	return features;
+}
+
+static int tun_state_offload_get(struct tun_state_call *call,
+				 const struct tun_state_group *group)
+{
+	struct tun_state_offload *cur = &call->cur.offload;
+	int i;
+
+	cur->enabled = tun_state_offload_bits(call->tun->set_features);
+	cur->wanted = tun_state_offload_bits(call->tun->dev->wanted_features);
+	for (i = 0; i < ARRAY_SIZE(tun_state_offloads); i++)
+		cur->supported |= tun_state_offloads[i].offload;
+	return 0;
+}
+
+static int tun_state_offload_parse(struct tun_state_call *call,
+				   const struct tun_state_group *group)
+{
+	struct tun_state_offload *req = &call->req.offload;
+	netdev_features_t wanted = tun_state_offload_features(req->wanted);
+
+	if (req->reserved || tun_state_offload_bits(wanted) != req->wanted)
+		return -EINVAL;
+	req->enabled &= ~TUN_F_UFO;
+	return tun_offload_features(req->enabled, &call->features);
+}
+
+static bool tun_state_offload_differs(struct tun_state_call *call,
+				      const struct tun_state_group *group)
+{
+	const struct tun_state_offload *req = &call->req.offload;
+	const struct tun_state_offload *cur = &call->cur.offload;
+
+	return req->enabled != cur->enabled || req->wanted != cur->wanted;
+}
+
+static void tun_state_offload_apply(struct tun_state_call *call,
+				    const struct tun_state_group *group)
+{
+	struct net_device *dev = call->tun->dev;
+
+	call->tun->set_features = call->features;
+	dev->wanted_features &= ~TUN_USER_FEATURES;
+	dev->wanted_features |=
+		tun_state_offload_features(call->req.offload.wanted);
+	netdev_update_features(dev);
+}
+
+static const struct tun_state_ops tun_state_offload_ops = {
+	.get		= tun_state_offload_get,
+	.parse		= tun_state_offload_parse,
+	.differs	= tun_state_offload_differs,
+	.apply		= tun_state_offload_apply,
+};
+
+static int tun_state_sndbuf_get(struct tun_state_call *call,
+				const struct tun_state_group *group)
+{
+	call->cur.sndbuf.size = call->tfile->sk.sk_sndbuf;
+	return 0;
+}
+
+static int tun_state_sndbuf_parse(struct tun_state_call *call,
+				  const struct tun_state_group *group)
+{
+	const struct tun_state_sndbuf *req = &call->req.sndbuf;
+
+	return req->reserved || req->size <= 0 ? -EINVAL : 0;
+}
+
+static void tun_state_sndbuf_apply(struct tun_state_call *call,
+				   const struct tun_state_group *group)
+{
+	struct sock *sk = &call->tfile->sk;
+
+	WRITE_ONCE(sk->sk_sndbuf, call->req.sndbuf.size);
+	/* A writer may wait for the room that there is now. */
+	sk->sk_write_space(sk);
+}
+
+static const struct tun_state_ops tun_state_sndbuf_ops = {
+	.get		= tun_state_sndbuf_get,
+	.parse		= tun_state_sndbuf_parse,
+	.apply		= tun_state_sndbuf_apply,
+};
+
+static int tun_state_link_get(struct tun_state_call *call,
+			      const struct tun_state_group *group)
+{
+	call->cur.link.carrier = netif_carrier_ok(call->tun->dev);
+	call->cur.link.msg_enable = call->tun->msg_enable;
+	return 0;
+}
+
+static int tun_state_link_parse(struct tun_state_call *call,
+				const struct tun_state_group *group)
+{
+	return call->req.link.carrier > 1 ? -EINVAL : 0;
+}
+
+/* As in tun_net_change_carrier(), with the queues that there are after this call */
+static int tun_state_link_validate(struct tun_state_call *call,
+				   const struct tun_state_group *group)
+{
+	unsigned int queues = call->tun->numqueues;
+
+	if (call->req.mask & TUN_STATE_QUEUE) {
+		queues -= !call->tfile->detached;
+		queues += !!(call->req.queue.flags & TUN_STATE_QUEUE_ATTACHED);
+	}
+	return call->req.link.carrier && !call->cur.link.carrier && !queues ?
+	       -EPERM : 0;
+}
+
+static void tun_state_link_apply(struct tun_state_call *call,
+				 const struct tun_state_group *group)
+{
+	const struct tun_state_link *req = &call->req.link;
+
+	call->tun->msg_enable = req->msg_enable;
+	if (req->carrier != call->cur.link.carrier)
+		tun_net_change_carrier(call->tun->dev, req->carrier);
+}
+
+static const struct tun_state_ops tun_state_link_ops = {
+	.get		= tun_state_link_get,
+	.parse		= tun_state_link_parse,
+	.validate	= tun_state_link_validate,
+	.apply		= tun_state_link_apply,
+};
