@@ -5,8 +5,8 @@
  * The driver that includes these files provides
  *  - struct tun_struct, struct tun_file, struct tun_prog, struct tap_filter and
  *    their constants, as in tun.c
- *  - tun_attach(), __tun_detach(), tun_net_change_carrier(), tun_prog_free(),
- *    tun_flags(), and tun_force_wake_queue() where there is IFF_BACKPRESSURE
+ *  - tun_attach(), __tun_detach(), tun_net_change_carrier(), tun_prog_free() and
+ *    tun_flags()
  *  - tun_offload_features(): the parser of TUNSETOFFLOAD
  *  - tun_set_filter(), tun_set_queue_filter(), tun_filter_put(): the classic
  *    filter that the queues of a device share

@@ -21,7 +21,8 @@
 
 #define TUN_STATE_GROUP(_nr, _name, _member)				\
 	{								\
-		.bit	= BIT_ULL(_nr),					\
+		.bit	= BIT_ULL(_nr) +				\
+			  BUILD_BUG_ON_ZERO(BIT_ULL(_nr) != TUN_STATE_##_name), \
 		.offset	= offsetof(struct tun_state, _member),		\
 		.size	= sizeof_field(struct tun_state, _member),	\
 		.ops	= &tun_state_##_member##_ops,			\
@@ -32,33 +33,32 @@ static const struct tun_state_group tun_state_groups[] = {
 	__TUN_STATE_GROUPS(TUN_STATE_GROUP)
 };
 
-/* Version 1 of the layout, for good */
-#define TUN_STATE_AT(_member, _offset, _size)				\
-	static_assert(offsetof(struct tun_state, _member) == (_offset) && \
-		      sizeof_field(struct tun_state, _member) == (_size))
+/* Version 1 of the layout, for good: each member begins where the last one ends. */
+#define TUN_STATE_ENDS(_member, _end)					\
+	static_assert(offsetofend(struct tun_state, _member) == (_end))
 
-TUN_STATE_AT(mask, 0, 8);
-TUN_STATE_AT(flags, 8, 4);
-TUN_STATE_AT(reserved, 12, 4);
-TUN_STATE_AT(supported, 16, 8);
-TUN_STATE_AT(failed, 24, 8);
-TUN_STATE_AT(identity, 32, 16);
-TUN_STATE_AT(netdev, 48, 56);
-TUN_STATE_AT(iff, 104, 8);
-TUN_STATE_AT(owner, 112, 16);
-TUN_STATE_AT(vnet, 128, 8);
-TUN_STATE_AT(offload, 136, 16);
-TUN_STATE_AT(sndbuf, 152, 8);
-TUN_STATE_AT(link, 160, 8);
-TUN_STATE_AT(coalesce, 168, 8);
-TUN_STATE_AT(txfilter, 176, 64);
-TUN_STATE_AT(sockfilter, 240, 16);
-TUN_STATE_AT(steering, 256, 24);
-TUN_STATE_AT(filter, 280, 24);
-TUN_STATE_AT(xdp, 304, 8);
-TUN_STATE_AT(flows, 312, 16);
-TUN_STATE_AT(queue, 328, 16);
-TUN_STATE_AT(queues, 344, 16);
+TUN_STATE_ENDS(mask, 8);
+TUN_STATE_ENDS(flags, 12);
+TUN_STATE_ENDS(reserved, 16);
+TUN_STATE_ENDS(supported, 24);
+TUN_STATE_ENDS(failed, 32);
+TUN_STATE_ENDS(identity, 48);
+TUN_STATE_ENDS(netdev, 104);
+TUN_STATE_ENDS(iff, 112);
+TUN_STATE_ENDS(owner, 128);
+TUN_STATE_ENDS(vnet, 136);
+TUN_STATE_ENDS(offload, 152);
+TUN_STATE_ENDS(sndbuf, 160);
+TUN_STATE_ENDS(link, 168);
+TUN_STATE_ENDS(coalesce, 176);
+TUN_STATE_ENDS(txfilter, 240);
+TUN_STATE_ENDS(sockfilter, 256);
+TUN_STATE_ENDS(steering, 280);
+TUN_STATE_ENDS(filter, 304);
+TUN_STATE_ENDS(xdp, 312);
+TUN_STATE_ENDS(flows, 328);
+TUN_STATE_ENDS(queue, 344);
+TUN_STATE_ENDS(queues, 360);
 static_assert(TUN_STATE_SIZE_VER0 == 360);
 static_assert(sizeof(struct tun_state) == TUN_STATE_SIZE_VER0);
 static_assert(sizeof(struct tun_state_flow) == 12);

@@ -76,6 +76,8 @@ static const struct {
 	__TUN_STATE_GROUPS(STATE_GROUP_ENTRY)
 };
 
+#define NR_GROUPS (sizeof(state_groups) / sizeof(*state_groups))
+
 /* struct tun_state with its user buffers */
 struct state {
 	struct tun_state s;
@@ -165,7 +167,7 @@ static inline uint64_t state_differs(const struct state *a,
 	y.s.sockfilter.entries = x.s.sockfilter.entries;
 	y.s.flows.entries = x.s.flows.entries;
 	y.s.queues.entries = x.s.queues.entries;
-	for (i = 0; i < sizeof(state_groups) / sizeof(state_groups[0]); i++)
+	for (i = 0; i < NR_GROUPS; i++)
 		if (memcmp((char *)&x.s + state_groups[i].offset,
 			   (char *)&y.s + state_groups[i].offset,
 			   state_groups[i].size))
@@ -185,7 +187,7 @@ static inline bool state_equal(const struct state *a, const struct state *b)
 	uint64_t groups = state_differs(a, b);
 	unsigned int i;
 
-	for (i = 0; i < sizeof(state_groups) / sizeof(state_groups[0]); i++)
+	for (i = 0; i < NR_GROUPS; i++)
 		if (groups & state_groups[i].bit)
 			fprintf(stderr, "# states differ in %s\n",
 				state_groups[i].name);
