@@ -24,41 +24,7 @@
 #include "tun_state.h"
 #include "tun_state_config.h"
 
-struct tun_state_group;
-
-/**
- * struct tun_state_call - one TUNGETSTATE or TUNSETSTATE
- * @file: of the caller
- * @tfile: the queue of @file
- * @tun: the device, under RTNL only
- * @req: argument of the caller
- * @cur: state in force, and the answer
- * @entries: TUNGETSTATE: content of the user buffer of a group
- * @features: TUNSETSTATE: offloads enabled by the caller, as features
- * @sockfilter: TUNSETSTATE: replaces the current one
- * @progs: TUNSETSTATE: each replaces the attached one
- * @hold: TUNGETSTATE: references to the programs reported
- * @left: held->left of @tfile at the time of the snapshot
- * @notify: send RTM_NEWLINK
- */
-struct tun_state_call {
-	struct file *file;
-	struct tun_file *tfile;
-	struct tun_struct *tun;
-	struct tun_state req;
-	struct tun_state cur;
-	struct {
-		struct sock_filter *insns;
-		struct tun_state_flow *flows;
-		struct tun_state_queue *queues;
-	} entries;
-	netdev_features_t features;
-	struct sk_filter *sockfilter;
-	struct tun_prog *progs[TUN_STATE_PROGS];
-	struct bpf_prog *hold[TUN_STATE_PROGS];
-	unsigned int left;
-	bool notify;
-};
+struct tun_state_call;
 
 /**
  * struct tun_state_ops - operations of a group
@@ -75,18 +41,12 @@ struct tun_state_call {
  * A group without @validate and @apply is only reported.
  */
 struct tun_state_ops {
-	int (*get)(struct tun_state_call *call,
-		   const struct tun_state_group *group);
-	int (*copy_out)(struct tun_state_call *call,
-			const struct tun_state_group *group);
-	int (*parse)(struct tun_state_call *call,
-		     const struct tun_state_group *group);
-	bool (*differs)(struct tun_state_call *call,
-			const struct tun_state_group *group);
-	int (*validate)(struct tun_state_call *call,
-			const struct tun_state_group *group);
-	void (*apply)(struct tun_state_call *call,
-		      const struct tun_state_group *group);
+	int (*get)(struct tun_state_call *call);
+	int (*copy_out)(struct tun_state_call *call);
+	int (*parse)(struct tun_state_call *call);
+	bool (*differs)(struct tun_state_call *call);
+	int (*validate)(struct tun_state_call *call);
+	void (*apply)(struct tun_state_call *call);
 };
 
 /**
@@ -103,16 +63,51 @@ struct tun_state_group {
 	const struct tun_state_ops *ops;
 };
 
-static void *tun_state_req(struct tun_state_call *call,
-			   const struct tun_state_group *group)
+/**
+ * struct tun_state_call - one TUNGETSTATE or TUNSETSTATE
+ * @file: of the caller
+ * @tfile: the queue of @file
+ * @tun: the device, under RTNL only
+ * @group: whose operation runs
+ * @req: argument of the caller
+ * @cur: state in force, and the answer
+ * @entries: TUNGETSTATE: content of the user buffer of a group
+ * @features: TUNSETSTATE: offloads enabled by the caller, as features
+ * @sockfilter: TUNSETSTATE: replaces the current one
+ * @progs: TUNSETSTATE: each replaces the attached one
+ * @hold: TUNGETSTATE: references to the programs reported
+ * @left: held->left of @tfile at the time of the snapshot
+ * @notify: send RTM_NEWLINK
+ */
+struct tun_state_call {
+	struct file *file;
+	struct tun_file *tfile;
+	struct tun_struct *tun;
+	const struct tun_state_group *group;
+	struct tun_state req;
+	struct tun_state cur;
+	struct {
+		struct sock_filter *insns;
+		struct tun_state_flow *flows;
+		struct tun_state_queue *queues;
+	} entries;
+	netdev_features_t features;
+	struct sk_filter *sockfilter;
+	struct tun_prog *progs[TUN_STATE_PROGS];
+	struct bpf_prog *hold[TUN_STATE_PROGS];
+	unsigned int left;
+	bool notify;
+};
+
+/* The group in the caller's struct, and in the answer */
+static void *tun_state_req(struct tun_state_call *call)
 {
-	return (void *)&call->req + group->offset;
+	return (void *)&call->req + call->group->offset;
 }
 
-static void *tun_state_cur(struct tun_state_call *call,
-			   const struct tun_state_group *group)
+static void *tun_state_cur(struct tun_state_call *call)
 {
-	return (void *)&call->cur + group->offset;
+	return (void *)&call->cur + call->group->offset;
 }
 
 static bool tun_state_is_tap(const struct tun_state_call *call)
@@ -120,15 +115,11 @@ static bool tun_state_is_tap(const struct tun_state_call *call)
 	return (call->tun->flags & TUN_TYPE_MASK) == IFF_TAP;
 }
 
-/* Allocate @max entries of @size bytes, or as many as the caller has room for.
- * Return NULL if the call needs none.
- */
-static void *tun_state_alloc(struct tun_state_call *call,
-			     const struct tun_state_group *group, u32 max,
-			     size_t size)
+/* Allocate @max entries of @size bytes, or as many as the caller has room for */
+static void *tun_state_alloc(struct tun_state_call *call, u32 max, size_t size)
 {
-	const struct tun_state_array *req = tun_state_req(call, group);
-	struct tun_state_array *cur = tun_state_cur(call, group);
+	const struct tun_state_array *req = tun_state_req(call);
+	struct tun_state_array *cur = tun_state_cur(call);
 
 	*cur = *req;
 	if (!req->entry_size || req->entry_size > PAGE_SIZE)

@@ -4,8 +4,7 @@
  * sockfilter (classic BPF).
  */
 
-static int tun_state_txfilter_get(struct tun_state_call *call,
-				  const struct tun_state_group *group)
+static int tun_state_txfilter_get(struct tun_state_call *call)
 {
 	struct tun_state_txfilter *cur = &call->cur.txfilter;
 	const struct tap_filter *filter = &call->tun->txflt;
@@ -19,8 +18,7 @@ static int tun_state_txfilter_get(struct tun_state_call *call,
 	return 0;
 }
 
-static int tun_state_txfilter_parse(struct tun_state_call *call,
-				    const struct tun_state_group *group)
+static int tun_state_txfilter_parse(struct tun_state_call *call)
 {
 	const struct tun_state_txfilter *req = &call->req.txfilter;
 	size_t used;
@@ -35,15 +33,13 @@ static int tun_state_txfilter_parse(struct tun_state_call *call,
 	return !req->count && req->hash ? -EINVAL : 0;
 }
 
-static int tun_state_txfilter_validate(struct tun_state_call *call,
-				       const struct tun_state_group *group)
+static int tun_state_txfilter_validate(struct tun_state_call *call)
 {
 	return tun_state_is_tap(call) ? 0 : -EINVAL;
 }
 
 /* Packets are checked meanwhile: as in update_filter(), unwanted ones may pass. */
-static void tun_state_txfilter_apply(struct tun_state_call *call,
-				     const struct tun_state_group *group)
+static void tun_state_txfilter_apply(struct tun_state_call *call)
 {
 	const struct tun_state_txfilter *req = &call->req.txfilter;
 	struct tap_filter *filter = &call->tun->txflt;
@@ -70,14 +66,13 @@ tun_state_insns(const struct sk_filter *filter)
 	return filter ? filter->prog->orig_prog : NULL;
 }
 
-static int tun_state_sockfilter_get(struct tun_state_call *call,
-				    const struct tun_state_group *group)
+static int tun_state_sockfilter_get(struct tun_state_call *call)
 {
 	struct tun_state_array *cur = &call->cur.sockfilter;
 	const struct sock_fprog_kern *insns;
 	struct sock_filter *copy;
 
-	copy = tun_state_alloc(call, group, BPF_MAXINSNS, sizeof(*copy));
+	copy = tun_state_alloc(call, BPF_MAXINSNS, sizeof(*copy));
 	if (IS_ERR(copy))
 		return PTR_ERR(copy);
 	call->entries.insns = copy;
@@ -91,16 +86,14 @@ static int tun_state_sockfilter_get(struct tun_state_call *call,
 	return 0;
 }
 
-static int tun_state_sockfilter_copy_out(struct tun_state_call *call,
-					 const struct tun_state_group *group)
+static int tun_state_sockfilter_copy_out(struct tun_state_call *call)
 {
 	return tun_state_copy_entries(&call->cur.sockfilter, call->entries.insns,
 				      sizeof(*call->entries.insns));
 }
 
 /* Make the program ahead of RTNL: it comes from the caller's memory. */
-static int tun_state_sockfilter_parse(struct tun_state_call *call,
-				      const struct tun_state_group *group)
+static int tun_state_sockfilter_parse(struct tun_state_call *call)
 {
 	const struct tun_state_array *req = &call->req.sockfilter;
 	struct sk_filter *filter;
@@ -128,8 +121,7 @@ static int tun_state_sockfilter_parse(struct tun_state_call *call,
 	return 0;
 }
 
-static bool tun_state_sockfilter_differs(struct tun_state_call *call,
-					 const struct tun_state_group *group)
+static bool tun_state_sockfilter_differs(struct tun_state_call *call)
 {
 	const struct sock_fprog_kern *req = tun_state_insns(call->sockfilter);
 	const struct sock_fprog_kern *cur =
@@ -172,8 +164,7 @@ static bool tun_state_queue_filter(struct tun_state_call *call)
 	       call->req.queue.flags & TUN_STATE_QUEUE_SOCKFILTER;
 }
 
-static int tun_state_sockfilter_validate(struct tun_state_call *call,
-					 const struct tun_state_group *group)
+static int tun_state_sockfilter_validate(struct tun_state_call *call)
 {
 	const struct sk_filter *filter = call->sockfilter;
 
@@ -184,8 +175,7 @@ static int tun_state_sockfilter_validate(struct tun_state_call *call,
 	return tun_state_can_charge(&call->tfile->sk, filter->prog) ? 0 : -ENOMEM;
 }
 
-static void tun_state_sockfilter_apply(struct tun_state_call *call,
-				       const struct tun_state_group *group)
+static void tun_state_sockfilter_apply(struct tun_state_call *call)
 {
 	const struct tun_state_array *req = &call->req.sockfilter;
 	struct tun_struct *tun = call->tun;

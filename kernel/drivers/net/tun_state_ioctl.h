@@ -87,11 +87,9 @@ static u64 tun_state_supported(void)
 	return mask;
 }
 
-/* Return @err; if it is one, say that it is about @groups. */
-static int tun_state_result(struct tun_state_call *call, u64 groups, int err)
+static int tun_state_fail(struct tun_state_call *call, u64 groups, int err)
 {
-	if (err)
-		call->cur.failed = groups;
+	call->cur.failed = groups;
 	return err;
 }
 
@@ -120,9 +118,9 @@ static int tun_state_check_header(struct tun_state_call *call, size_t size,
 	while ((g = tun_state_next(g, req->mask))) {
 		unknown &= ~g->bit;
 		if (g->offset + g->size > size)
-			return tun_state_result(call, g->bit, -EINVAL);
+			return tun_state_fail(call, g->bit, -EINVAL);
 	}
-	return tun_state_result(call, unknown, unknown ? -EINVAL : 0);
+	return unknown ? tun_state_fail(call, unknown, -EINVAL) : 0;
 }
 
 static int tun_state_put_header(struct tun_state_call *call, void __user *argp)
@@ -130,6 +128,18 @@ static int tun_state_put_header(struct tun_state_call *call, void __user *argp)
 	if (copy_to_user(argp, &call->cur, TUN_STATE_HEADER_SIZE))
 		return -EFAULT;
 	return 0;
+}
+
+/* Run an operation that not every group has */
+static int tun_state_run(struct tun_state_call *call,
+			 const struct tun_state_group *g,
+			 int (*op)(struct tun_state_call *call))
+{
+	int err;
+
+	call->group = g;
+	err = op ? op(call) : 0;
+	return err ? tun_state_fail(call, g->bit, err) : 0;
 }
 
 static int tun_state_get(struct tun_state_call *call, void __user *argp,
@@ -143,13 +153,11 @@ static int tun_state_get(struct tun_state_call *call, void __user *argp,
 	if (err)
 		return err;
 	while (!err && (g = tun_state_next(g, mask)))
-		err = tun_state_result(call, g->bit, g->ops->get(call, g));
+		err = tun_state_run(call, g, g->ops->get);
 	rtnl_unlock();
 
 	while (!err && (g = tun_state_next(g, mask)))
-		if (g->ops->copy_out)
-			err = tun_state_result(call, g->bit,
-					       g->ops->copy_out(call, g));
+		err = tun_state_run(call, g, g->ops->copy_out);
 	if (err)
 		return err;
 	if (copy_to_user(argp, &call->cur, min(size, sizeof(call->cur))))
@@ -159,48 +167,39 @@ static int tun_state_get(struct tun_state_call *call, void __user *argp,
 	return 0;
 }
 
-/* Read the current state, but for user buffers, and return the groups that differ
- * from it.
- */
-static u64 tun_state_compare(struct tun_state_call *call, u64 mask)
+/* Read the current state, but for user buffers, and compare it with the caller's */
+static bool tun_state_differs(struct tun_state_call *call,
+			      const struct tun_state_group *g)
 {
-	const struct tun_state_group *g = NULL;
-	u64 diff = 0;
-	bool differs;
-
-	while ((g = tun_state_next(g, mask))) {
-		if (!g->ops->copy_out)
-			g->ops->get(call, g);
-		if (g->ops->differs)
-			differs = g->ops->differs(call, g);
-		else
-			differs = memcmp(tun_state_req(call, g),
-					 tun_state_cur(call, g), g->size);
-		if (differs)
-			diff |= g->bit;
-	}
-	return diff;
+	call->group = g;
+	if (!g->ops->copy_out)
+		g->ops->get(call);
+	if (g->ops->differs)
+		return g->ops->differs(call);
+	return memcmp(tun_state_req(call), tun_state_cur(call), g->size);
 }
 
 static int tun_state_commit(struct tun_state_call *call, u64 mask)
 {
 	const struct tun_state_group *g = NULL;
-	u64 diff = tun_state_compare(call, mask);
+	u64 diff = 0;
 	int err = 0;
 
+	while ((g = tun_state_next(g, mask)))
+		if (tun_state_differs(call, g))
+			diff |= g->bit;
 	while (!err && (g = tun_state_next(g, diff)))
-		if (g->ops->validate)
-			err = tun_state_result(call, g->bit,
-					       g->ops->validate(call, g));
-	if (!err && diff & TUN_STATE_QUEUE)
-		err = tun_state_result(call, TUN_STATE_QUEUE,
-				       tun_state_queue_move(call));
+		err = tun_state_run(call, g, g->ops->validate);
+	while (!err && (g = tun_state_next(g, diff & TUN_STATE_QUEUE)))
+		err = tun_state_run(call, g, tun_state_queue_move);
 	if (err)
 		return err;
 
-	while ((g = tun_state_next(g, diff)))
+	while ((g = tun_state_next(g, diff))) {
+		call->group = g;
 		if (g->ops->apply)
-			g->ops->apply(call, g);
+			g->ops->apply(call);
+	}
 	if (call->notify)
 		netdev_state_change(call->tun->dev);
 	return 0;
@@ -216,19 +215,13 @@ static int tun_state_set(struct tun_state_call *call, void __user *argp)
 		if (!g->ops->validate && !g->ops->apply)
 			mask &= ~g->bit;
 	while (!err && (g = tun_state_next(g, mask)))
-		if (g->ops->parse)
-			err = tun_state_result(call, g->bit,
-					       g->ops->parse(call, g));
+		err = tun_state_run(call, g, g->ops->parse);
 	if (err)
 		return err;
 
 	/* Write the answer of a success now: nothing after the commit may fail. */
 	call->cur.mask = mask;
-	err = tun_state_put_header(call, argp);
-	if (err)
-		return err;
-
-	err = tun_state_lock(call);
+	err = tun_state_put_header(call, argp) ?: tun_state_lock(call);
 	if (err)
 		return err;
 	err = tun_state_commit(call, mask);
@@ -259,8 +252,8 @@ static int tun_state_report(struct tun_state_call *call, void __user *argp,
 		return err;
 
 	while ((g = tun_state_next(g, call->cur.failed)))
-		if (copy_to_user(argp + g->offset, tun_state_cur(call, g),
-				 g->size))
+		if (copy_to_user(argp + g->offset,
+				 (void *)&call->cur + g->offset, g->size))
 			return -EFAULT;
 	return err;
 }

@@ -4,8 +4,7 @@
  * settings of rtnetlink, ethtool and bpf, which are only reported.
  */
 
-static int tun_state_identity_get(struct tun_state_call *call,
-				  const struct tun_state_group *group)
+static int tun_state_identity_get(struct tun_state_call *call)
 {
 	struct tun_state_identity *cur = &call->cur.identity;
 	const struct net_device *dev = call->tun->dev;
@@ -16,16 +15,14 @@ static int tun_state_identity_get(struct tun_state_call *call,
 	return 0;
 }
 
-static int tun_state_identity_parse(struct tun_state_call *call,
-				    const struct tun_state_group *group)
+static int tun_state_identity_parse(struct tun_state_call *call)
 {
 	const struct tun_state_identity *req = &call->req.identity;
 
 	return memchr_inv(req->reserved, 0, sizeof(req->reserved)) ? -EINVAL : 0;
 }
 
-static int tun_state_identity_validate(struct tun_state_call *call,
-				       const struct tun_state_group *group)
+static int tun_state_identity_validate(struct tun_state_call *call)
 {
 	return -EXDEV;
 }
@@ -36,8 +33,7 @@ static const struct tun_state_ops tun_state_identity_ops = {
 	.validate	= tun_state_identity_validate,
 };
 
-static int tun_state_netdev_get(struct tun_state_call *call,
-				const struct tun_state_group *group)
+static int tun_state_netdev_get(struct tun_state_call *call)
 {
 	struct tun_state_netdev *cur = &call->cur.netdev;
 	const struct net_device *dev = call->tun->dev;
@@ -50,23 +46,17 @@ static int tun_state_netdev_get(struct tun_state_call *call,
 	return 0;
 }
 
-static const struct tun_state_ops tun_state_netdev_ops = {
-	.get		= tun_state_netdev_get,
-};
+static const struct tun_state_ops tun_state_netdev_ops = { .get = tun_state_netdev_get };
 
-static int tun_state_coalesce_get(struct tun_state_call *call,
-				  const struct tun_state_group *group)
+static int tun_state_coalesce_get(struct tun_state_call *call)
 {
 	call->cur.coalesce.rx_frames = call->tun->rx_batched;
 	return 0;
 }
 
-static const struct tun_state_ops tun_state_coalesce_ops = {
-	.get		= tun_state_coalesce_get,
-};
+static const struct tun_state_ops tun_state_coalesce_ops = { .get = tun_state_coalesce_get };
 
-static int tun_state_xdp_get(struct tun_state_call *call,
-			     const struct tun_state_group *group)
+static int tun_state_xdp_get(struct tun_state_call *call)
 {
 	const struct bpf_prog *drv = rtnl_dereference(call->tun->xdp_prog);
 	const struct bpf_prog *skb = rtnl_dereference(call->tun->dev->xdp_prog);
@@ -76,6 +66,4 @@ static int tun_state_xdp_get(struct tun_state_call *call,
 	return 0;
 }
 
-static const struct tun_state_ops tun_state_xdp_ops = {
-	.get		= tun_state_xdp_get,
-};
+static const struct tun_state_ops tun_state_xdp_ops = { .get = tun_state_xdp_get };

@@ -5,17 +5,16 @@
  */
 
 /* Index of tun_state_held.progs and the like */
-static int tun_state_prog_index(const struct tun_state_group *group)
+static int tun_state_prog_index(const struct tun_state_call *call)
 {
-	return group->bit == TUN_STATE_FILTER;
+	return call->group->bit == TUN_STATE_FILTER;
 }
 
 static struct tun_prog __rcu **
-tun_state_prog_attached(struct tun_state_call *call,
-			const struct tun_state_group *group)
+tun_state_prog_slot(const struct tun_state_call *call)
 {
-	return group->bit == TUN_STATE_FILTER ? &call->tun->filter_prog :
-						&call->tun->steering_prog;
+	return tun_state_prog_index(call) ? &call->tun->filter_prog :
+					    &call->tun->steering_prog;
 }
 
 static bool tun_state_prog_is(const struct bpf_prog *prog,
@@ -25,14 +24,13 @@ static bool tun_state_prog_is(const struct bpf_prog *prog,
 	       !memcmp(prog->tag, desc->tag, sizeof(desc->tag));
 }
 
-static int tun_state_prog_get(struct tun_state_call *call,
-			      const struct tun_state_group *group)
+static int tun_state_prog_get(struct tun_state_call *call)
 {
-	struct tun_state_prog *cur = tun_state_cur(call, group);
+	struct tun_state_prog *cur = tun_state_cur(call);
 	struct tun_prog *attached;
 	struct bpf_prog *prog;
 
-	attached = rtnl_dereference(*tun_state_prog_attached(call, group));
+	attached = rtnl_dereference(*tun_state_prog_slot(call));
 	if (!attached)
 		return 0;
 	prog = attached->prog;
@@ -41,7 +39,7 @@ static int tun_state_prog_get(struct tun_state_call *call,
 	memcpy(cur->tag, prog->tag, sizeof(cur->tag));
 	if (call->req.flags & TUN_STATE_F_HOLD) {
 		bpf_prog_inc(prog);
-		call->hold[tun_state_prog_index(group)] = prog;
+		call->hold[tun_state_prog_index(call)] = prog;
 	}
 	return 0;
 }
@@ -49,10 +47,9 @@ static int tun_state_prog_get(struct tun_state_call *call,
 /* Get room for a program that may have to be attached. Under RTNL, validate()
  * finds one that the file holds.
  */
-static int tun_state_prog_parse(struct tun_state_call *call,
-				const struct tun_state_group *group)
+static int tun_state_prog_parse(struct tun_state_call *call)
 {
-	const struct tun_state_prog *req = tun_state_req(call, group);
+	const struct tun_state_prog *req = tun_state_req(call);
 	struct bpf_prog *prog = NULL;
 	struct tun_prog *new;
 
@@ -77,37 +74,31 @@ static int tun_state_prog_parse(struct tun_state_call *call,
 		return -ENOMEM;
 	}
 	new->prog = prog;
-	call->progs[tun_state_prog_index(group)] = new;
+	call->progs[tun_state_prog_index(call)] = new;
 	return 0;
 }
 
-static bool tun_state_prog_differs(struct tun_state_call *call,
-				   const struct tun_state_group *group)
+static bool tun_state_prog_differs(struct tun_state_call *call)
 {
-	const struct tun_state_prog *req = tun_state_req(call, group);
-	struct tun_prog *attached;
+	const struct tun_state_prog *req = tun_state_req(call);
+	struct tun_prog *new = call->progs[tun_state_prog_index(call)];
+	struct tun_prog *old = rtnl_dereference(*tun_state_prog_slot(call));
 
-	attached = rtnl_dereference(*tun_state_prog_attached(call, group));
-	switch (req->action) {
-	case TUN_STATE_PROG_KEEP:
+	if (req->action == TUN_STATE_PROG_KEEP)
 		return false;
-	case TUN_STATE_PROG_FD:
-		return !attached || attached->prog !=
-				    call->progs[tun_state_prog_index(group)]->prog;
-	default:
-		return attached ? !tun_state_prog_is(attached->prog, req) :
-				  req->id;
-	}
+	if (req->action == TUN_STATE_PROG_FD)
+		return !old || old->prog != new->prog;
+	return old ? !tun_state_prog_is(old->prog, req) : req->id;
 }
 
-static int tun_state_prog_validate(struct tun_state_call *call,
-				   const struct tun_state_group *group)
+/* A program that is asked for by its id must be the one that the file holds. */
+static int tun_state_prog_validate(struct tun_state_call *call)
 {
-	const struct tun_state_prog *req = tun_state_req(call, group);
-	int i = tun_state_prog_index(group);
+	const struct tun_state_prog *req = tun_state_req(call);
+	int i = tun_state_prog_index(call);
 	struct bpf_prog *held = tun_state_held(call->tfile)->progs[i];
 
-	if (!call->progs[i] || req->action == TUN_STATE_PROG_FD)
+	if (!call->progs[i] || call->progs[i]->prog)
 		return 0;
 	if (!held || !tun_state_prog_is(held, req))
 		return -EBADF;
@@ -116,20 +107,17 @@ static int tun_state_prog_validate(struct tun_state_call *call,
 	return 0;
 }
 
-static void tun_state_prog_apply(struct tun_state_call *call,
-				 const struct tun_state_group *group)
+static void tun_state_prog_apply(struct tun_state_call *call)
 {
-	struct tun_prog __rcu **attached = tun_state_prog_attached(call, group);
-	int i = tun_state_prog_index(group);
+	struct tun_prog **new = &call->progs[tun_state_prog_index(call)];
 	struct tun_struct *tun = call->tun;
 	struct tun_prog *old;
 
 	spin_lock_bh(&tun->lock);
-	old = rcu_replace_pointer(*attached, call->progs[i],
+	old = rcu_replace_pointer(*tun_state_prog_slot(call), *new,
 				  lockdep_is_held(&tun->lock));
 	spin_unlock_bh(&tun->lock);
-	call->progs[i] = NULL;
-
+	*new = NULL;
 	if (old)
 		call_rcu(&old->rcu, tun_prog_free);
 }

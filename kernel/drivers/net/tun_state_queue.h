@@ -22,8 +22,7 @@ static void tun_state_fill_flow(struct tun_state_flow *flow,
 	flow->age_ms = jiffies_to_msecs(max(age, 0L));
 }
 
-static int tun_state_flows_get(struct tun_state_call *call,
-			       const struct tun_state_group *group)
+static int tun_state_flows_get(struct tun_state_call *call)
 {
 	struct tun_state_array *cur = &call->cur.flows;
 	struct tun_struct *tun = call->tun;
@@ -31,7 +30,7 @@ static int tun_state_flows_get(struct tun_state_call *call,
 	struct tun_state_flow *flow;
 	int i, err = 0;
 
-	flow = tun_state_alloc(call, group, MAX_TAP_FLOWS, sizeof(*flow));
+	flow = tun_state_alloc(call, MAX_TAP_FLOWS, sizeof(*flow));
 	if (IS_ERR(flow))
 		return PTR_ERR(flow);
 	call->entries.flows = flow;
@@ -47,8 +46,7 @@ static int tun_state_flows_get(struct tun_state_call *call,
 	return err;
 }
 
-static int tun_state_flows_copy_out(struct tun_state_call *call,
-				    const struct tun_state_group *group)
+static int tun_state_flows_copy_out(struct tun_state_call *call)
 {
 	struct tun_state_flow *flows = call->entries.flows;
 
@@ -96,8 +94,7 @@ static void tun_state_fill_queue(struct tun_state_call *call,
 	queue->ring_len = tun_state_ring_len(&tfile->tx_ring);
 }
 
-static int tun_state_queue_get(struct tun_state_call *call,
-			       const struct tun_state_group *group)
+static int tun_state_queue_get(struct tun_state_call *call)
 {
 	struct tun_file *tfile = call->tfile, *other;
 	u32 index = 0;
@@ -120,8 +117,7 @@ static int tun_state_queue_get(struct tun_state_call *call,
 #define TUN_STATE_QUEUE_SET	(TUN_STATE_QUEUE_ATTACHED | \
 				 TUN_STATE_QUEUE_SOCKFILTER)
 
-static int tun_state_queue_parse(struct tun_state_call *call,
-				 const struct tun_state_group *group)
+static int tun_state_queue_parse(struct tun_state_call *call)
 {
 	return call->req.queue.flags & ~(TUN_STATE_QUEUE_FIXED |
 					 TUN_STATE_QUEUE_SET |
@@ -134,8 +130,7 @@ static u32 tun_state_queue_changes(struct tun_state_call *call)
 	       ~TUN_STATE_QUEUE_SELF;
 }
 
-static bool tun_state_queue_differs(struct tun_state_call *call,
-				    const struct tun_state_group *group)
+static bool tun_state_queue_differs(struct tun_state_call *call)
 {
 	return call->req.queue.index != call->cur.queue.index ||
 	       tun_state_queue_changes(call);
@@ -149,8 +144,7 @@ static bool tun_state_filter_after(struct tun_state_call *call)
 	return tun_state_sockfilter(call->tun);
 }
 
-static int tun_state_queue_validate(struct tun_state_call *call,
-				    const struct tun_state_group *group)
+static int tun_state_queue_validate(struct tun_state_call *call)
 {
 	struct tun_state_queue *req = &call->req.queue;
 	u32 changes = tun_state_queue_changes(call);
@@ -256,8 +250,7 @@ static void tun_state_queue_place(struct tun_state_call *call)
 #endif
 }
 
-static void tun_state_queue_apply(struct tun_state_call *call,
-				  const struct tun_state_group *group)
+static void tun_state_queue_apply(struct tun_state_call *call)
 {
 	tun_state_queue_place(call);
 	tun_set_queue_filter(call->tfile, tun_state_queue_filter(call) ?
@@ -272,8 +265,7 @@ static const struct tun_state_ops tun_state_queue_ops = {
 	.apply		= tun_state_queue_apply,
 };
 
-static int tun_state_queues_get(struct tun_state_call *call,
-				const struct tun_state_group *group)
+static int tun_state_queues_get(struct tun_state_call *call)
 {
 	struct tun_state_array *cur = &call->cur.queues;
 	struct tun_struct *tun = call->tun;
@@ -281,7 +273,7 @@ static int tun_state_queues_get(struct tun_state_call *call,
 	struct tun_file *tfile;
 	u32 i;
 
-	queue = tun_state_alloc(call, group, MAX_TAP_QUEUES, sizeof(*queue));
+	queue = tun_state_alloc(call, MAX_TAP_QUEUES, sizeof(*queue));
 	if (IS_ERR(queue))
 		return PTR_ERR(queue);
 	call->entries.queues = queue;
@@ -298,8 +290,7 @@ static int tun_state_queues_get(struct tun_state_call *call,
 	return 0;
 }
 
-static int tun_state_queues_copy_out(struct tun_state_call *call,
-				     const struct tun_state_group *group)
+static int tun_state_queues_copy_out(struct tun_state_call *call)
 {
 	return tun_state_copy_entries(&call->cur.queues, call->entries.queues,
 				      sizeof(*call->entries.queues));

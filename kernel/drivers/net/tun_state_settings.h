@@ -4,15 +4,13 @@
  * sndbuf, link.
  */
 
-static int tun_state_iff_get(struct tun_state_call *call,
-			     const struct tun_state_group *group)
+static int tun_state_iff_get(struct tun_state_call *call)
 {
 	call->cur.iff.flags = tun_flags(call->tun);
 	return 0;
 }
 
-static int tun_state_iff_validate(struct tun_state_call *call,
-				  const struct tun_state_group *group)
+static int tun_state_iff_validate(struct tun_state_call *call)
 {
 	const struct tun_state_iff *req = &call->req.iff;
 	const struct tun_state_iff *cur = &call->cur.iff;
@@ -21,8 +19,7 @@ static int tun_state_iff_validate(struct tun_state_call *call,
 	       -EINVAL : 0;
 }
 
-static void tun_state_iff_apply(struct tun_state_call *call,
-				const struct tun_state_group *group)
+static void tun_state_iff_apply(struct tun_state_call *call)
 {
 	struct module *owner = call->file->f_op->owner;
 	struct tun_struct *tun = call->tun;
@@ -41,8 +38,7 @@ static const struct tun_state_ops tun_state_iff_ops = {
 	.apply		= tun_state_iff_apply,
 };
 
-static int tun_state_owner_get(struct tun_state_call *call,
-			       const struct tun_state_group *group)
+static int tun_state_owner_get(struct tun_state_call *call)
 {
 	struct tun_state_owner *cur = &call->cur.owner;
 	struct user_namespace *ns = current_user_ns();
@@ -61,26 +57,7 @@ static int tun_state_owner_get(struct tun_state_call *call,
 	return 0;
 }
 
-static bool tun_state_uid_differs(struct tun_state_call *call)
-{
-	const struct tun_state_owner *req = &call->req.owner;
-	const struct tun_state_owner *cur = &call->cur.owner;
-
-	return req->uid != cur->uid ||
-	       (req->flags ^ cur->flags) & TUN_STATE_OWNER_UID_UNMAPPED;
-}
-
-static bool tun_state_gid_differs(struct tun_state_call *call)
-{
-	const struct tun_state_owner *req = &call->req.owner;
-	const struct tun_state_owner *cur = &call->cur.owner;
-
-	return req->gid != cur->gid ||
-	       (req->flags ^ cur->flags) & TUN_STATE_OWNER_GID_UNMAPPED;
-}
-
-static int tun_state_owner_parse(struct tun_state_call *call,
-				 const struct tun_state_group *group)
+static int tun_state_owner_parse(struct tun_state_call *call)
 {
 	const struct tun_state_owner *req = &call->req.owner;
 	const u32 flags = TUN_STATE_OWNER_UID_UNMAPPED |
@@ -89,43 +66,47 @@ static int tun_state_owner_parse(struct tun_state_call *call,
 	return req->reserved || req->flags & ~flags ? -EINVAL : 0;
 }
 
-/* No owner is more than TUNSETOWNER and TUNSETGROUP can set. */
-static int tun_state_owner_validate(struct tun_state_call *call,
-				    const struct tun_state_group *group)
+/* An ID may stay, or become a @valid one, as TUNSETOWNER and TUNSETGROUP can set.
+ * None is more than they can, and an unmapped one cannot be named.
+ */
+static int tun_state_owner_id(struct tun_state_call *call, u32 req, u32 cur,
+			      u32 unmapped, bool valid)
 {
-	const struct tun_state_owner *req = &call->req.owner;
-	struct user_namespace *ns = current_user_ns();
-	bool none = false;
+	u32 flags = call->req.owner.flags;
 
-	if (tun_state_uid_differs(call)) {
-		if (req->flags & TUN_STATE_OWNER_UID_UNMAPPED)
-			return -EINVAL;
-		none = req->uid == (uid_t)-1;
-		if (!none && !uid_valid(make_kuid(ns, req->uid)))
-			return -EINVAL;
-	}
-	if (tun_state_gid_differs(call)) {
-		if (req->flags & TUN_STATE_OWNER_GID_UNMAPPED)
-			return -EINVAL;
-		none |= req->gid == (gid_t)-1;
-		if (req->gid != (gid_t)-1 &&
-		    !gid_valid(make_kgid(ns, req->gid)))
-			return -EINVAL;
-	}
-	return none && !ns_capable(dev_net(call->tun->dev)->user_ns,
-				   CAP_NET_ADMIN) ? -EPERM : 0;
+	if (req == cur && !((flags ^ call->cur.owner.flags) & unmapped))
+		return 0;
+	if (flags & unmapped)
+		return -EINVAL;
+	if (req == (u32)-1)
+		return ns_capable(dev_net(call->tun->dev)->user_ns,
+				  CAP_NET_ADMIN) ? 0 : -EPERM;
+	return valid ? 0 : -EINVAL;
 }
 
-static void tun_state_owner_apply(struct tun_state_call *call,
-				  const struct tun_state_group *group)
+static int tun_state_owner_validate(struct tun_state_call *call)
+{
+	const struct tun_state_owner *req = &call->req.owner;
+	const struct tun_state_owner *cur = &call->cur.owner;
+	struct user_namespace *ns = current_user_ns();
+
+	return tun_state_owner_id(call, req->uid, cur->uid,
+				  TUN_STATE_OWNER_UID_UNMAPPED,
+				  uid_valid(make_kuid(ns, req->uid))) ?:
+	       tun_state_owner_id(call, req->gid, cur->gid,
+				  TUN_STATE_OWNER_GID_UNMAPPED,
+				  gid_valid(make_kgid(ns, req->gid)));
+}
+
+static void tun_state_owner_apply(struct tun_state_call *call)
 {
 	const struct tun_state_owner *req = &call->req.owner;
 	struct user_namespace *ns = current_user_ns();
 
-	/* make_kuid(-1) is INVALID_UID */
-	if (tun_state_uid_differs(call))
+	/* make_kuid(-1) is INVALID_UID; an unmapped ID stays. */
+	if (!(req->flags & TUN_STATE_OWNER_UID_UNMAPPED))
 		WRITE_ONCE(call->tun->owner, make_kuid(ns, req->uid));
-	if (tun_state_gid_differs(call))
+	if (!(req->flags & TUN_STATE_OWNER_GID_UNMAPPED))
 		WRITE_ONCE(call->tun->group, make_kgid(ns, req->gid));
 	call->notify = true;
 }
@@ -137,8 +118,7 @@ static const struct tun_state_ops tun_state_owner_ops = {
 	.apply		= tun_state_owner_apply,
 };
 
-static int tun_state_vnet_get(struct tun_state_call *call,
-			      const struct tun_state_group *group)
+static int tun_state_vnet_get(struct tun_state_call *call)
 {
 	struct tun_struct *tun = call->tun;
 
@@ -150,8 +130,7 @@ static int tun_state_vnet_get(struct tun_state_call *call,
 	return 0;
 }
 
-static int tun_state_vnet_parse(struct tun_state_call *call,
-				const struct tun_state_group *group)
+static int tun_state_vnet_parse(struct tun_state_call *call)
 {
 	const struct tun_state_vnet *req = &call->req.vnet;
 	u32 flags = TUN_STATE_VNET_LE;
@@ -164,8 +143,7 @@ static int tun_state_vnet_parse(struct tun_state_call *call,
 	       req->hdr_size > INT_MAX ? -EINVAL : 0;
 }
 
-static void tun_state_vnet_apply(struct tun_state_call *call,
-				 const struct tun_state_group *group)
+static void tun_state_vnet_apply(struct tun_state_call *call)
 {
 	const struct tun_state_vnet *req = &call->req.vnet;
 	struct tun_struct *tun = call->tun;
@@ -185,16 +163,15 @@ static const struct tun_state_ops tun_state_vnet_ops = {
 	.apply		= tun_state_vnet_apply,
 };
 
-/* Bits of TUNSETOFFLOAD, as features of the device */
+/* Bits of TUNSETOFFLOAD, as features of the device; TUN_F_UFO is not stored */
 static const struct {
 	u32 offload;
-	netdev_features_t feature;	/* 0: accepted and not stored */
+	netdev_features_t feature;
 } tun_state_offloads[] = {
 	{ TUN_F_CSUM, NETIF_F_HW_CSUM },
 	{ TUN_F_TSO4, NETIF_F_TSO },
 	{ TUN_F_TSO6, NETIF_F_TSO6 },
 	{ TUN_F_TSO_ECN, NETIF_F_TSO_ECN },
-	{ TUN_F_UFO, 0 },
 #ifdef TUN_STATE_HAVE_USO
 	{ TUN_F_USO4 | TUN_F_USO6, NETIF_F_GSO_UDP_L4 },
 #endif
@@ -226,33 +203,29 @@ static netdev_features_t tun_state_offload_features(u32 bits)
 	return features;
 }
 
-static int tun_state_offload_get(struct tun_state_call *call,
-				 const struct tun_state_group *group)
+static int tun_state_offload_get(struct tun_state_call *call)
 {
 	struct tun_state_offload *cur = &call->cur.offload;
-	int i;
 
 	cur->enabled = tun_state_offload_bits(call->tun->set_features);
 	cur->wanted = tun_state_offload_bits(call->tun->dev->wanted_features);
-	for (i = 0; i < ARRAY_SIZE(tun_state_offloads); i++)
-		cur->supported |= tun_state_offloads[i].offload;
+	cur->supported = tun_state_offload_bits(~0ULL) | TUN_F_UFO;
 	return 0;
 }
 
-static int tun_state_offload_parse(struct tun_state_call *call,
-				   const struct tun_state_group *group)
+static int tun_state_offload_parse(struct tun_state_call *call)
 {
 	struct tun_state_offload *req = &call->req.offload;
 	netdev_features_t wanted = tun_state_offload_features(req->wanted);
+	u32 enabled = req->enabled;
 
 	if (req->reserved || tun_state_offload_bits(wanted) != req->wanted)
 		return -EINVAL;
 	req->enabled &= ~TUN_F_UFO;
-	return tun_offload_features(req->enabled, &call->features);
+	return tun_offload_features(enabled, &call->features);
 }
 
-static bool tun_state_offload_differs(struct tun_state_call *call,
-				      const struct tun_state_group *group)
+static bool tun_state_offload_differs(struct tun_state_call *call)
 {
 	const struct tun_state_offload *req = &call->req.offload;
 	const struct tun_state_offload *cur = &call->cur.offload;
@@ -260,8 +233,7 @@ static bool tun_state_offload_differs(struct tun_state_call *call,
 	return req->enabled != cur->enabled || req->wanted != cur->wanted;
 }
 
-static void tun_state_offload_apply(struct tun_state_call *call,
-				    const struct tun_state_group *group)
+static void tun_state_offload_apply(struct tun_state_call *call)
 {
 	struct net_device *dev = call->tun->dev;
 
@@ -279,23 +251,20 @@ static const struct tun_state_ops tun_state_offload_ops = {
 	.apply		= tun_state_offload_apply,
 };
 
-static int tun_state_sndbuf_get(struct tun_state_call *call,
-				const struct tun_state_group *group)
+static int tun_state_sndbuf_get(struct tun_state_call *call)
 {
 	call->cur.sndbuf.size = call->tfile->sk.sk_sndbuf;
 	return 0;
 }
 
-static int tun_state_sndbuf_parse(struct tun_state_call *call,
-				  const struct tun_state_group *group)
+static int tun_state_sndbuf_parse(struct tun_state_call *call)
 {
 	const struct tun_state_sndbuf *req = &call->req.sndbuf;
 
 	return req->reserved || req->size <= 0 ? -EINVAL : 0;
 }
 
-static void tun_state_sndbuf_apply(struct tun_state_call *call,
-				   const struct tun_state_group *group)
+static void tun_state_sndbuf_apply(struct tun_state_call *call)
 {
 	struct sock *sk = &call->tfile->sk;
 
@@ -310,23 +279,20 @@ static const struct tun_state_ops tun_state_sndbuf_ops = {
 	.apply		= tun_state_sndbuf_apply,
 };
 
-static int tun_state_link_get(struct tun_state_call *call,
-			      const struct tun_state_group *group)
+static int tun_state_link_get(struct tun_state_call *call)
 {
 	call->cur.link.carrier = netif_carrier_ok(call->tun->dev);
 	call->cur.link.msg_enable = call->tun->msg_enable;
 	return 0;
 }
 
-static int tun_state_link_parse(struct tun_state_call *call,
-				const struct tun_state_group *group)
+static int tun_state_link_parse(struct tun_state_call *call)
 {
 	return call->req.link.carrier > 1 ? -EINVAL : 0;
 }
 
 /* As in tun_net_change_carrier(), with the queues that there are after this call */
-static int tun_state_link_validate(struct tun_state_call *call,
-				   const struct tun_state_group *group)
+static int tun_state_link_validate(struct tun_state_call *call)
 {
 	unsigned int queues = call->tun->numqueues;
 
@@ -338,8 +304,7 @@ static int tun_state_link_validate(struct tun_state_call *call,
 	       -EPERM : 0;
 }
 
-static void tun_state_link_apply(struct tun_state_call *call,
-				 const struct tun_state_group *group)
+static void tun_state_link_apply(struct tun_state_call *call)
 {
 	const struct tun_state_link *req = &call->req.link;
 
