@@ -34,10 +34,12 @@ tun_xdp_one tun_xdp_tx tun_xdp_xmit __tun_build_skb __tun_wake_queue
 # Functions that no packet passes through: the patches may change them, and so may
 # the compiler's choice of functions to inline
 CONTROL = re.compile(r'''
-    # open, close, the ioctls, and functions that only these call
-    tun_chr_(open|close) | __tun_chr_ioctl | tun_chr_(compat_)?ioctl | tun_set_iff | tun_set_queue |
+    # open, close, fdinfo, the ioctls, the end of a device, and functions that only these
+    # call
+    tun_chr_(open|close|show_fdinfo) | tun_net_uninit | __tun_chr_ioctl |
+    tun_chr_(compat_)?ioctl | tun_set_iff | tun_set_queue |
     tun_(at|de)tach(_filter|_all)? | __tun_detach | tun_set_sndbuf |
-    (__)?tun_set_ebpf | tun_prog_free | set_offload | tun_flags |
+    (__)?tun_set_ebpf | tun_prog_free | set_offload | tun_offload_features | tun_flags |
     tun_net_change_carrier | tun_get_iff | tun_(en|dis)able_queue |
     tun_set_real_num_queues | update_filter | tun_free_netdev |
     tun_filter_\w+ | tun_set(_queue)?_filter | cleanup_module |

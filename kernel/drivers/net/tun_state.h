@@ -8,6 +8,7 @@
 #define TUN_STATE_H
 
 #include <linux/bpf.h>
+#include <linux/rtnetlink.h>
 #include <linux/seq_file.h>
 
 #define TUN_STATE_PROGS	2	/* steering and filter */
@@ -33,7 +34,9 @@ static inline void tun_state_put_progs(struct bpf_prog **progs)
 	}
 }
 
-/* Called when the file leaves its device: no other device gets its programs. */
+/* Drop the held programs when the file leaves its device, so that no other device
+ * gets them.
+ */
 static inline void tun_state_leave(struct tun_state_held *held)
 {
 	ASSERT_RTNL();

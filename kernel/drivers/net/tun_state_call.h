@@ -17,8 +17,11 @@
 #ifndef TUN_STATE_CALL_H
 #define TUN_STATE_CALL_H
 
+#include <linux/filter.h>
 #include <linux/if_tun_state.h>
+#include <linux/mm.h>
 #include <linux/nospec.h>
+#include <linux/overflow.h>
 #include <linux/sort.h>
 
 #include "tun_state.h"
@@ -26,10 +29,13 @@
 
 struct tun_state_call;
 
+#define TUN_STATE_NR_GROUPS	17
+
 /**
  * struct tun_state_ops - operations of a group
- * @get: under RTNL: fill in the group from the device
- * @copy_out: TUNGETSTATE, without locks: fill in the user buffer
+ * @entry_size: size of an entry of the array in a user buffer; 0 without an array
+ * @cmp: order of the entries, if @get does not sort them
+ * @get: under RTNL: fill in the group from the device, and its entries
  * @parse: TUNSETSTATE, without locks: refuse values that no device can have;
  *	allocate and look up
  * @differs: under RTNL: compare the caller's group with the current one;
@@ -41,8 +47,9 @@ struct tun_state_call;
  * A group without @validate and @apply is only reported.
  */
 struct tun_state_ops {
+	u32 entry_size;
+	int (*cmp)(const void *a, const void *b);
 	int (*get)(struct tun_state_call *call);
-	int (*copy_out)(struct tun_state_call *call);
 	int (*parse)(struct tun_state_call *call);
 	bool (*differs)(struct tun_state_call *call);
 	int (*validate)(struct tun_state_call *call);
@@ -51,10 +58,10 @@ struct tun_state_ops {
 
 /**
  * struct tun_state_group - one group of struct tun_state
- * @bit: its bit in tun_state.mask
- * @offset: of the group in struct tun_state
- * @size: of the group
- * @ops: its operations
+ * @bit: bit in tun_state.mask
+ * @offset: offset in struct tun_state
+ * @size: size in struct tun_state
+ * @ops: operations
  */
 struct tun_state_group {
 	u64 bit;
@@ -65,13 +72,13 @@ struct tun_state_group {
 
 /**
  * struct tun_state_call - one TUNGETSTATE or TUNSETSTATE
- * @file: of the caller
+ * @file: file of the caller
  * @tfile: the queue of @file
  * @tun: the device, under RTNL only
- * @group: whose operation runs
+ * @group: group whose operation runs
  * @req: argument of the caller
  * @cur: state in force, and the answer
- * @entries: TUNGETSTATE: content of the user buffer of a group
+ * @entries: TUNGETSTATE: entries of each group for the user buffer
  * @features: TUNSETSTATE: offloads enabled by the caller, as features
  * @sockfilter: TUNSETSTATE: replaces the current one
  * @progs: TUNSETSTATE: each replaces the attached one
@@ -86,11 +93,7 @@ struct tun_state_call {
 	const struct tun_state_group *group;
 	struct tun_state req;
 	struct tun_state cur;
-	struct {
-		struct sock_filter *insns;
-		struct tun_state_flow *flows;
-		struct tun_state_queue *queues;
-	} entries;
+	void *entries[TUN_STATE_NR_GROUPS];
 	netdev_features_t features;
 	struct sk_filter *sockfilter;
 	struct tun_prog *progs[TUN_STATE_PROGS];
@@ -115,40 +118,23 @@ static bool tun_state_is_tap(const struct tun_state_call *call)
 	return (call->tun->flags & TUN_TYPE_MASK) == IFF_TAP;
 }
 
-/* Allocate @max entries of @size bytes, or as many as the caller has room for */
-static void *tun_state_alloc(struct tun_state_call *call, u32 max, size_t size)
+/* Allocate @count entries, if the caller has room for them, or return an error */
+static void *tun_state_entries(struct tun_state_call *call, u32 count)
 {
 	const struct tun_state_array *req = tun_state_req(call);
 	struct tun_state_array *cur = tun_state_cur(call);
+	void *entries;
 
 	*cur = *req;
 	if (!req->entry_size || req->entry_size > PAGE_SIZE)
 		return ERR_PTR(-EINVAL);
-	return kvcalloc(min(req->count, max), size, GFP_KERNEL_ACCOUNT) ?:
-	       ERR_PTR(-ENOMEM);
-}
-
-/* Copy entries of @size bytes to entries of the caller's size: as much of each
- * as fits, and zero behind it.
- */
-static int tun_state_copy_entries(const struct tun_state_array *array,
-				  const void *entries, size_t size)
-{
-	void __user *to = u64_to_user_ptr(array->entries);
-	size_t n = min_t(size_t, size, array->entry_size);
-	u32 i;
-
-	if (array->entry_size == size)
-		return copy_to_user(to, entries, array_size(array->count, size)) ?
-		       -EFAULT : 0;
-	for (i = 0; i < array->count; i++) {
-		if (copy_to_user(to, entries, n) ||
-		    clear_user(to + n, array->entry_size - n))
-			return -EFAULT;
-		entries += size;
-		to += array->entry_size;
-	}
-	return 0;
+	cur->count = count;
+	if (count > req->count)
+		return ERR_PTR(-ENOSPC);
+	entries = kvmalloc_array(count, call->group->ops->entry_size,
+				 GFP_KERNEL_ACCOUNT);
+	call->entries[ilog2(call->group->bit)] = entries;
+	return entries ?: ERR_PTR(-ENOMEM);
 }
 
 #endif /* TUN_STATE_CALL_H */

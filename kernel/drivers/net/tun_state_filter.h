@@ -38,7 +38,9 @@ static int tun_state_txfilter_validate(struct tun_state_call *call)
 	return tun_state_is_tap(call) ? 0 : -EINVAL;
 }
 
-/* Packets are checked meanwhile: as in update_filter(), unwanted ones may pass. */
+/* tun_net_xmit() reads the filter meanwhile: it may pass unwanted packets, as during
+ * update_filter().
+ */
 static void tun_state_txfilter_apply(struct tun_state_call *call)
 {
 	const struct tun_state_txfilter *req = &call->req.txfilter;
@@ -68,31 +70,19 @@ tun_state_insns(const struct sk_filter *filter)
 
 static int tun_state_sockfilter_get(struct tun_state_call *call)
 {
-	struct tun_state_array *cur = &call->cur.sockfilter;
-	const struct sock_fprog_kern *insns;
+	const struct sock_fprog_kern *insns =
+		tun_state_insns(tun_state_sockfilter(call->tun));
 	struct sock_filter *copy;
 
-	copy = tun_state_alloc(call, BPF_MAXINSNS, sizeof(*copy));
+	copy = tun_state_entries(call, insns ? insns->len : 0);
 	if (IS_ERR(copy))
 		return PTR_ERR(copy);
-	call->entries.insns = copy;
-
-	insns = tun_state_insns(tun_state_sockfilter(call->tun));
-	cur->count = insns ? insns->len : 0;
-	if (cur->count > call->req.sockfilter.count)
-		return -ENOSPC;
 	if (insns)
 		memcpy(copy, insns->filter, bpf_classic_proglen(insns));
 	return 0;
 }
 
-static int tun_state_sockfilter_copy_out(struct tun_state_call *call)
-{
-	return tun_state_copy_entries(&call->cur.sockfilter, call->entries.insns,
-				      sizeof(*call->entries.insns));
-}
-
-/* Make the program ahead of RTNL: it comes from the caller's memory. */
+/* Compile the program before taking RTNL: it comes from the caller's memory. */
 static int tun_state_sockfilter_parse(struct tun_state_call *call)
 {
 	const struct tun_state_array *req = &call->req.sockfilter;
@@ -133,9 +123,9 @@ static bool tun_state_sockfilter_differs(struct tun_state_call *call)
 	       memcmp(cur->filter, req->filter, bpf_classic_proglen(cur));
 }
 
-/* True if the socket may be charged for @prog instead of the filter that it has.
- * optmem_max, which has moved between kernels, is sock_kmalloc()'s to check: let
- * it allocate one byte on top of the charge.
+/* Ask if the socket may be charged for @prog in place of its filter. sock_kmalloc()
+ * knows optmem_max, which kernels keep in different places: have it allocate one byte
+ * on top of the charge.
  */
 static bool tun_state_can_charge(struct sock *sk, const struct bpf_prog *prog)
 {
@@ -157,11 +147,12 @@ static bool tun_state_can_charge(struct sock *sk, const struct bpf_prog *prog)
 	return byte;
 }
 
-/* True if the caller's own queue is to have the filter of the device */
-static bool tun_state_queue_filter(struct tun_state_call *call)
+/* Give the caller's queue the filter of the device, or none, as its group asks */
+static void tun_state_queue_set_filter(struct tun_state_call *call)
 {
-	return call->req.mask & TUN_STATE_QUEUE &&
-	       call->req.queue.flags & TUN_STATE_QUEUE_SOCKFILTER;
+	tun_set_queue_filter(call->tfile,
+			     call->req.queue.flags & TUN_STATE_QUEUE_SOCKFILTER ?
+			     tun_state_sockfilter(call->tun) : NULL);
 }
 
 static int tun_state_sockfilter_validate(struct tun_state_call *call)
@@ -171,7 +162,9 @@ static int tun_state_sockfilter_validate(struct tun_state_call *call)
 	if (!tun_state_is_tap(call))
 		return -EINVAL;
 	if (!filter)
-		return tun_state_queue_filter(call) ? -EINVAL : 0;
+		return call->req.mask & TUN_STATE_QUEUE &&
+		       call->req.queue.flags & TUN_STATE_QUEUE_SOCKFILTER ?
+		       -EINVAL : 0;
 	return tun_state_can_charge(&call->tfile->sk, filter->prog) ? 0 : -ENOMEM;
 }
 
@@ -185,15 +178,16 @@ static void tun_state_sockfilter_apply(struct tun_state_call *call)
 		tun->fprog.len = req->count;
 		tun->fprog.filter = u64_to_user_ptr(req->entries);
 	}
-	tun_set_filter(tun, call->sockfilter);
+	tun_set_filter(tun, call->sockfilter,
+		       call->req.mask & TUN_STATE_QUEUE ? call->tfile : NULL);
 	call->sockfilter = NULL;
-	if (call->req.mask & TUN_STATE_QUEUE && !tun_state_queue_filter(call))
-		tun_set_queue_filter(call->tfile, NULL);
+	if (call->req.mask & TUN_STATE_QUEUE)
+		tun_state_queue_set_filter(call);
 }
 
 static const struct tun_state_ops tun_state_sockfilter_ops = {
+	.entry_size	= sizeof(struct sock_filter),
 	.get		= tun_state_sockfilter_get,
-	.copy_out	= tun_state_sockfilter_copy_out,
 	.parse		= tun_state_sockfilter_parse,
 	.differs	= tun_state_sockfilter_differs,
 	.validate	= tun_state_sockfilter_validate,

@@ -29,7 +29,7 @@
 	},
 
 /* The identity comes first: no other group is validated on the wrong device. */
-static const struct tun_state_group tun_state_groups[] = {
+static const struct tun_state_group tun_state_groups[TUN_STATE_NR_GROUPS] = {
 	__TUN_STATE_GROUPS(TUN_STATE_GROUP)
 };
 
@@ -77,16 +77,6 @@ tun_state_next(const struct tun_state_group *g, u64 mask)
 	return NULL;
 }
 
-static u64 tun_state_supported(void)
-{
-	const struct tun_state_group *g = NULL;
-	u64 mask = 0;
-
-	while ((g = tun_state_next(g, ~0ULL)))
-		mask |= g->bit;
-	return mask;
-}
-
 static int tun_state_fail(struct tun_state_call *call, u64 groups, int err)
 {
 	call->cur.failed = groups;
@@ -104,7 +94,7 @@ static int tun_state_lock(struct tun_state_call *call)
 	return -EBADFD;
 }
 
-/* Check the mask, the flags, and that the struct holds the groups */
+/* Check mask and flags; refuse groups beyond the end of the caller's struct */
 static int tun_state_check_header(struct tun_state_call *call, size_t size,
 				  u32 flags)
 {
@@ -130,7 +120,7 @@ static int tun_state_put_header(struct tun_state_call *call, void __user *argp)
 	return 0;
 }
 
-/* Run an operation that not every group has */
+/* Run an optional operation of a group, and record the group if it fails */
 static int tun_state_run(struct tun_state_call *call,
 			 const struct tun_state_group *g,
 			 int (*op)(struct tun_state_call *call))
@@ -140,6 +130,41 @@ static int tun_state_run(struct tun_state_call *call,
 	call->group = g;
 	err = op ? op(call) : 0;
 	return err ? tun_state_fail(call, g->bit, err) : 0;
+}
+
+/* Copy as much of each entry as fits into the caller's, and zero behind it */
+static int tun_state_copy_out(struct tun_state_call *call)
+{
+	void *entries = call->entries[ilog2(call->group->bit)];
+	const struct tun_state_array *array = tun_state_cur(call);
+	const struct tun_state_ops *ops = call->group->ops;
+	void __user *to;
+	u32 i, size;
+
+	if (!ops->entry_size)
+		return 0;
+	if (ops->cmp)
+		sort(entries, array->count, ops->entry_size, ops->cmp, NULL);
+	to = u64_to_user_ptr(array->entries);
+	size = min(ops->entry_size, array->entry_size);
+	for (i = 0; i < array->count; i++) {
+		if (copy_to_user(to, entries, size) ||
+		    clear_user(to + size, array->entry_size - size))
+			return -EFAULT;
+		entries += ops->entry_size;
+		to += array->entry_size;
+	}
+	return 0;
+}
+
+static void tun_state_free_entries(struct tun_state_call *call)
+{
+	int i;
+
+	for (i = 0; i < TUN_STATE_NR_GROUPS; i++) {
+		kvfree(call->entries[i]);
+		call->entries[i] = NULL;
+	}
 }
 
 static int tun_state_get(struct tun_state_call *call, void __user *argp,
@@ -157,22 +182,23 @@ static int tun_state_get(struct tun_state_call *call, void __user *argp,
 	rtnl_unlock();
 
 	while (!err && (g = tun_state_next(g, mask)))
-		err = tun_state_run(call, g, g->ops->copy_out);
+		err = tun_state_run(call, g, tun_state_copy_out);
+	tun_state_free_entries(call);
 	if (err)
 		return err;
 	if (copy_to_user(argp, &call->cur, min(size, sizeof(call->cur))))
 		return -EFAULT;
-	if (call->req.flags & TUN_STATE_F_HOLD)
-		tun_state_hold(call);
-	return 0;
+	return call->req.flags & TUN_STATE_F_HOLD ? tun_state_hold(call) : 0;
 }
 
-/* Read the current state, but for user buffers, and compare it with the caller's */
+/* Compare the caller's group with the device. A group with an array has a differs()
+ * that needs no copy of it.
+ */
 static bool tun_state_differs(struct tun_state_call *call,
 			      const struct tun_state_group *g)
 {
 	call->group = g;
-	if (!g->ops->copy_out)
+	if (!g->ops->entry_size)
 		g->ops->get(call);
 	if (g->ops->differs)
 		return g->ops->differs(call);
@@ -231,24 +257,23 @@ static int tun_state_set(struct tun_state_call *call, void __user *argp)
 
 static bool tun_state_is_ioctl(unsigned int cmd)
 {
-	return _IOC_TYPE(cmd) == _IOC_TYPE(TUNGETSTATE) &&
-	       _IOC_DIR(cmd) == _IOC_DIR(TUNGETSTATE) &&
-	       (_IOC_NR(cmd) == _IOC_NR(TUNGETSTATE) ||
-		_IOC_NR(cmd) == _IOC_NR(TUNSETSTATE));
+	cmd &= ~IOCSIZE_MASK;
+	return cmd == (TUNGETSTATE & ~IOCSIZE_MASK) ||
+	       cmd == (TUNSETSTATE & ~IOCSIZE_MASK);
 }
 
-/* Report the group that failed and, after ENOSPC, how many entries it needs.
- * Leave the caller's mask in place for another try.
+/* Report the failed group and, after ENOSPC, the number of entries it needs. Leave the
+ * caller's mask in place for another try.
  */
 static int tun_state_report(struct tun_state_call *call, void __user *argp,
-			    int err)
+			    bool get, int err)
 {
 	const struct tun_state_group *g = NULL;
 
 	call->cur.mask = call->req.mask;
 	if (tun_state_put_header(call, argp))
 		return -EFAULT;
-	if (err != -ENOSPC)
+	if (!get || err != -ENOSPC)
 		return err;
 
 	while ((g = tun_state_next(g, call->cur.failed)))
@@ -263,9 +288,7 @@ static void tun_state_free(struct tun_state_call *call)
 {
 	tun_state_free_progs(call);
 	tun_filter_put(call->sockfilter);
-	kvfree(call->entries.insns);
-	kvfree(call->entries.flows);
-	kvfree(call->entries.queues);
+	tun_state_free_entries(call);
 	kfree(call);
 }
 
@@ -292,15 +315,17 @@ static long tun_state_ioctl(struct file *file, unsigned int cmd,
 	if (err)
 		goto free;
 	memcpy(&call->cur, &call->req, TUN_STATE_HEADER_SIZE);
-	call->cur.supported = tun_state_supported();
+	call->cur.supported = GENMASK_ULL(TUN_STATE_NR_GROUPS - 1, 0);
 	call->cur.failed = 0;
 
 	err = tun_state_check_header(call, size, get ? TUN_STATE_F_HOLD : 0);
+	if (!err && !rcu_access_pointer(call->tfile->tun))
+		err = -EBADFD;
 	if (!err)
 		err = get ? tun_state_get(call, argp, size) :
 			    tun_state_set(call, argp);
 	if (err)
-		err = tun_state_report(call, argp, err);
+		err = tun_state_report(call, argp, get, err);
 free:
 	tun_state_free(call);
 	return err;

@@ -15,21 +15,16 @@ static int tun_state_identity_get(struct tun_state_call *call)
 	return 0;
 }
 
-static int tun_state_identity_parse(struct tun_state_call *call)
+static int tun_state_identity_validate(struct tun_state_call *call)
 {
 	const struct tun_state_identity *req = &call->req.identity;
 
-	return memchr_inv(req->reserved, 0, sizeof(req->reserved)) ? -EINVAL : 0;
-}
-
-static int tun_state_identity_validate(struct tun_state_call *call)
-{
-	return -EXDEV;
+	return memchr_inv(req->reserved, 0, sizeof(req->reserved)) ? -EINVAL :
+								     -EXDEV;
 }
 
 static const struct tun_state_ops tun_state_identity_ops = {
 	.get		= tun_state_identity_get,
-	.parse		= tun_state_identity_parse,
 	.validate	= tun_state_identity_validate,
 };
 

@@ -4,7 +4,7 @@
  * filter, and the programs that a file holds to put them back.
  */
 
-/* Index of tun_state_held.progs and the like */
+/* Index of the group in each array of TUN_STATE_PROGS */
 static int tun_state_prog_index(const struct tun_state_call *call)
 {
 	return call->group->bit == TUN_STATE_FILTER;
@@ -44,9 +44,7 @@ static int tun_state_prog_get(struct tun_state_call *call)
 	return 0;
 }
 
-/* Get room for a program that may have to be attached. Under RTNL, validate()
- * finds one that the file holds.
- */
+/* Allocate the struct tun_prog. validate() fills in a held program, under RTNL. */
 static int tun_state_prog_parse(struct tun_state_call *call)
 {
 	const struct tun_state_prog *req = tun_state_req(call);
@@ -91,7 +89,7 @@ static bool tun_state_prog_differs(struct tun_state_call *call)
 	return old ? !tun_state_prog_is(old->prog, req) : req->id;
 }
 
-/* A program that is asked for by its id must be the one that the file holds. */
+/* Look up a program id among the programs that the file holds */
 static int tun_state_prog_validate(struct tun_state_call *call)
 {
 	const struct tun_state_prog *req = tun_state_req(call);
@@ -133,18 +131,22 @@ static void tun_state_prog_apply(struct tun_state_call *call)
 static const struct tun_state_ops tun_state_steering_ops = TUN_STATE_PROG_OPS;
 static const struct tun_state_ops tun_state_filter_ops = TUN_STATE_PROG_OPS;
 
-/* Have the file hold the programs that the call reported, instead of those that
- * it held, unless it has left the device since the snapshot.
+/* Give the reported programs to the file, and drop its earlier ones. Fail if the file
+ * has left its device since the snapshot.
  */
-static void tun_state_hold(struct tun_state_call *call)
+static int tun_state_hold(struct tun_state_call *call)
 {
 	struct tun_state_held *held = tun_state_held(call->tfile);
-	int i;
+	int i, err = 0;
 
 	rtnl_lock();
-	for (i = 0; i < TUN_STATE_PROGS && held->left == call->left; i++)
-		swap(held->progs[i], call->hold[i]);
+	if (held->left == call->left)
+		for (i = 0; i < TUN_STATE_PROGS; i++)
+			swap(held->progs[i], call->hold[i]);
+	else
+		err = -EBADFD;
 	rtnl_unlock();
+	return err;
 }
 
 static void tun_state_free_progs(struct tun_state_call *call)

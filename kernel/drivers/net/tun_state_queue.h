@@ -18,26 +18,26 @@ static void tun_state_fill_flow(struct tun_state_flow *flow,
 
 	flow->rxhash = e->rxhash;
 	flow->queue_index = READ_ONCE(e->queue_index);
-	/* A packet may have come in between. */
+	/* A packet may update the entry after jiffies is read */
 	flow->age_ms = jiffies_to_msecs(max(age, 0L));
 }
 
 static int tun_state_flows_get(struct tun_state_call *call)
 {
-	struct tun_state_array *cur = &call->cur.flows;
 	struct tun_struct *tun = call->tun;
 	const struct tun_flow_entry *e;
 	struct tun_state_flow *flow;
 	int i, err = 0;
 
-	flow = tun_state_alloc(call, MAX_TAP_FLOWS, sizeof(*flow));
+	/* Packets may add flows until the lock is taken: use all of the caller's room */
+	flow = tun_state_entries(call, min_t(u32, call->req.flows.count,
+					     MAX_TAP_FLOWS));
 	if (IS_ERR(flow))
 		return PTR_ERR(flow);
-	call->entries.flows = flow;
 
 	spin_lock_bh(&tun->lock);
-	cur->count = tun->flow_count;
-	if (cur->count > call->req.flows.count)
+	call->cur.flows.count = tun->flow_count;
+	if (tun->flow_count > call->req.flows.count)
 		err = -ENOSPC;
 	for (i = 0; !err && i < TUN_NUM_FLOW_ENTRIES; i++)
 		hlist_for_each_entry(e, &tun->flows[i], hash_link)
@@ -46,18 +46,10 @@ static int tun_state_flows_get(struct tun_state_call *call)
 	return err;
 }
 
-static int tun_state_flows_copy_out(struct tun_state_call *call)
-{
-	struct tun_state_flow *flows = call->entries.flows;
-
-	sort(flows, call->cur.flows.count, sizeof(*flows), tun_state_flow_cmp,
-	     NULL);
-	return tun_state_copy_entries(&call->cur.flows, flows, sizeof(*flows));
-}
-
 static const struct tun_state_ops tun_state_flows_ops = {
+	.entry_size	= sizeof(struct tun_state_flow),
+	.cmp		= tun_state_flow_cmp,
 	.get		= tun_state_flows_get,
-	.copy_out	= tun_state_flows_copy_out,
 };
 
 static u32 tun_state_ring_len(struct ptr_ring *ring)
@@ -80,6 +72,7 @@ static void tun_state_fill_queue(struct tun_state_call *call,
 				 struct tun_state_queue *queue)
 {
 	queue->index = index;
+	queue->flags = 0;
 	if (!tfile->detached)
 		queue->flags |= TUN_STATE_QUEUE_ATTACHED;
 	if (tfile->napi_enabled)
@@ -136,12 +129,11 @@ static bool tun_state_queue_differs(struct tun_state_call *call)
 	       tun_state_queue_changes(call);
 }
 
-/* True if the device has a classic filter after this call */
-static bool tun_state_filter_after(struct tun_state_call *call)
+/* The classic filter that the device has after this call */
+static struct sk_filter *tun_state_filter_after(struct tun_state_call *call)
 {
-	if (call->req.mask & TUN_STATE_SOCKFILTER)
-		return call->req.sockfilter.count;
-	return tun_state_sockfilter(call->tun);
+	return call->req.mask & TUN_STATE_SOCKFILTER ?
+	       call->sockfilter : tun_state_sockfilter(call->tun);
 }
 
 static int tun_state_queue_validate(struct tun_state_call *call)
@@ -173,27 +165,39 @@ static int tun_state_queue_validate(struct tun_state_call *call)
 	return tun->flags & IFF_MULTI_QUEUE ? 0 : -EINVAL;
 }
 
-/* Attach or detach the queue: the only change by TUNSETSTATE that can fail, so it
- * comes first.
- */
-static int tun_state_queue_move(struct tun_state_call *call)
+static int tun_state_queue_attach(struct tun_state_call *call)
 {
 	struct tun_file *tfile = call->tfile;
 	struct tun_struct *tun = call->tun;
 	int err;
 
+	/* Let no packet pass ahead of the filter */
+	if (call->req.queue.flags & TUN_STATE_QUEUE_SOCKFILTER)
+		tun_set_queue_filter(tfile, tun_state_filter_after(call));
+	err = tun_attach(tun, call->file, true, tun->flags & IFF_NAPI,
+			 tun->flags & IFF_NAPI_FRAGS, true);
+	if (err)
+		tun_set_queue_filter(tfile, call->cur.queue.flags &
+					    TUN_STATE_QUEUE_SOCKFILTER ?
+					    tun_state_sockfilter(tun) : NULL);
+	return err;
+}
+
+/* Attach or detach the queue: the only change by TUNSETSTATE that can fail, so it
+ * comes first.
+ */
+static int tun_state_queue_move(struct tun_state_call *call)
+{
+	int err = 0;
+
 	if (!(tun_state_queue_changes(call) & TUN_STATE_QUEUE_ATTACHED))
 		return 0;
-	if (!tfile->detached) {
-		__tun_detach(tfile, false);
-	} else {
-		err = tun_attach(tun, call->file, true, tun->flags & IFF_NAPI,
-				 tun->flags & IFF_NAPI_FRAGS, true);
-		if (err < 0)
-			return err;
-	}
+	if (call->tfile->detached)
+		err = tun_state_queue_attach(call);
+	else
+		__tun_detach(call->tfile, false);
 	call->notify = true;
-	return 0;
+	return err;
 }
 
 static void tun_state_queue_put(struct tun_struct *tun, struct tun_file *tfile,
@@ -206,21 +210,6 @@ static void tun_state_queue_put(struct tun_struct *tun, struct tun_file *tfile,
 	tfile->xdp_rxq.queue_index = index;
 	spin_unlock_bh(&tfile->tx_ring.consumer_lock);
 }
-
-#ifdef TUN_STATE_HAVE_BACKPRESSURE
-/* Wake every transmit queue. A full ring with IFF_BACKPRESSURE stops its queue,
- * and a reader of the ring wakes it; once the queue has another ring, no reader
- * does. Wait for packets in flight first: they may still stop a queue.
- */
-static void tun_state_wake_queues(struct tun_struct *tun)
-{
-	int i;
-
-	synchronize_net();
-	for (i = 0; i < tun->numqueues; i++)
-		tun_force_wake_queue(tun, rtnl_dereference(tun->tfiles[i]));
-}
-#endif
 
 /* Swap with the queue that has the index now */
 static void tun_state_queue_place(struct tun_state_call *call)
@@ -246,15 +235,21 @@ static void tun_state_queue_place(struct tun_state_call *call)
 	tun_state_queue_put(tun, other, tfile->queue_index);
 	tun_state_queue_put(tun, tfile, index);
 #ifdef TUN_STATE_HAVE_BACKPRESSURE
-	tun_state_wake_queues(tun);
+	/* Wake both queues: the reader that would have woken them reads another ring
+	 * now. Packets in flight may still stop a queue: wait for them first.
+	 */
+	if (tun->flags & IFF_BACKPRESSURE) {
+		synchronize_net();
+		tun_force_wake_queue(tun, other);
+		tun_force_wake_queue(tun, tfile);
+	}
 #endif
 }
 
 static void tun_state_queue_apply(struct tun_state_call *call)
 {
+	tun_state_queue_set_filter(call);
 	tun_state_queue_place(call);
-	tun_set_queue_filter(call->tfile, tun_state_queue_filter(call) ?
-			     tun_state_sockfilter(call->tun) : NULL);
 }
 
 static const struct tun_state_ops tun_state_queue_ops = {
@@ -267,20 +262,14 @@ static const struct tun_state_ops tun_state_queue_ops = {
 
 static int tun_state_queues_get(struct tun_state_call *call)
 {
-	struct tun_state_array *cur = &call->cur.queues;
 	struct tun_struct *tun = call->tun;
 	struct tun_state_queue *queue;
 	struct tun_file *tfile;
 	u32 i;
 
-	queue = tun_state_alloc(call, MAX_TAP_QUEUES, sizeof(*queue));
+	queue = tun_state_entries(call, tun->numqueues + tun->numdisabled);
 	if (IS_ERR(queue))
 		return PTR_ERR(queue);
-	call->entries.queues = queue;
-
-	cur->count = tun->numqueues + tun->numdisabled;
-	if (cur->count > call->req.queues.count)
-		return -ENOSPC;
 	for (i = 0; i < tun->numqueues; i++)
 		tun_state_fill_queue(call, rtnl_dereference(tun->tfiles[i]), i,
 				     queue++);
@@ -290,13 +279,7 @@ static int tun_state_queues_get(struct tun_state_call *call)
 	return 0;
 }
 
-static int tun_state_queues_copy_out(struct tun_state_call *call)
-{
-	return tun_state_copy_entries(&call->cur.queues, call->entries.queues,
-				      sizeof(*call->entries.queues));
-}
-
 static const struct tun_state_ops tun_state_queues_ops = {
+	.entry_size	= sizeof(struct tun_state_queue),
 	.get		= tun_state_queues_get,
-	.copy_out	= tun_state_queues_copy_out,
 };

@@ -66,8 +66,8 @@ static int tun_state_owner_parse(struct tun_state_call *call)
 	return req->reserved || req->flags & ~flags ? -EINVAL : 0;
 }
 
-/* An ID may stay, or become a @valid one, as TUNSETOWNER and TUNSETGROUP can set.
- * None is more than they can, and an unmapped one cannot be named.
+/* Let an ID stay, or become a @valid one as in TUNSETOWNER and TUNSETGROUP. Removing
+ * it needs CAP_NET_ADMIN; an unmapped ID has no number to set.
  */
 static int tun_state_owner_id(struct tun_state_call *call, u32 req, u32 cur,
 			      u32 unmapped, bool valid)
@@ -192,6 +192,8 @@ static u32 tun_state_offload_bits(netdev_features_t features)
 	return bits;
 }
 
+#define TUN_STATE_OFFLOADS	(tun_state_offload_bits(~0ULL) | TUN_F_UFO)
+
 static netdev_features_t tun_state_offload_features(u32 bits)
 {
 	netdev_features_t features = 0;
@@ -209,7 +211,7 @@ static int tun_state_offload_get(struct tun_state_call *call)
 
 	cur->enabled = tun_state_offload_bits(call->tun->set_features);
 	cur->wanted = tun_state_offload_bits(call->tun->dev->wanted_features);
-	cur->supported = tun_state_offload_bits(~0ULL) | TUN_F_UFO;
+	cur->supported = TUN_STATE_OFFLOADS;
 	return 0;
 }
 
@@ -221,16 +223,10 @@ static int tun_state_offload_parse(struct tun_state_call *call)
 
 	if (req->reserved || tun_state_offload_bits(wanted) != req->wanted)
 		return -EINVAL;
+	/* Leave differences of effect only */
 	req->enabled &= ~TUN_F_UFO;
+	req->supported = TUN_STATE_OFFLOADS;
 	return tun_offload_features(enabled, &call->features);
-}
-
-static bool tun_state_offload_differs(struct tun_state_call *call)
-{
-	const struct tun_state_offload *req = &call->req.offload;
-	const struct tun_state_offload *cur = &call->cur.offload;
-
-	return req->enabled != cur->enabled || req->wanted != cur->wanted;
 }
 
 static void tun_state_offload_apply(struct tun_state_call *call)
@@ -247,7 +243,6 @@ static void tun_state_offload_apply(struct tun_state_call *call)
 static const struct tun_state_ops tun_state_offload_ops = {
 	.get		= tun_state_offload_get,
 	.parse		= tun_state_offload_parse,
-	.differs	= tun_state_offload_differs,
 	.apply		= tun_state_offload_apply,
 };
 
@@ -269,7 +264,7 @@ static void tun_state_sndbuf_apply(struct tun_state_call *call)
 	struct sock *sk = &call->tfile->sk;
 
 	WRITE_ONCE(sk->sk_sndbuf, call->req.sndbuf.size);
-	/* A writer may wait for the room that there is now. */
+	/* Wake writers that wait for room */
 	sk->sk_write_space(sk);
 }
 
@@ -286,16 +281,15 @@ static int tun_state_link_get(struct tun_state_call *call)
 	return 0;
 }
 
-static int tun_state_link_parse(struct tun_state_call *call)
-{
-	return call->req.link.carrier > 1 ? -EINVAL : 0;
-}
-
-/* As in tun_net_change_carrier(), with the queues that there are after this call */
+/* Refuse carrier without an attached queue, like tun_net_change_carrier(); count the
+ * queues after this call.
+ */
 static int tun_state_link_validate(struct tun_state_call *call)
 {
 	unsigned int queues = call->tun->numqueues;
 
+	if (call->req.link.carrier > 1)
+		return -EINVAL;
 	if (call->req.mask & TUN_STATE_QUEUE) {
 		queues -= !call->tfile->detached;
 		queues += !!(call->req.queue.flags & TUN_STATE_QUEUE_ATTACHED);
@@ -315,7 +309,6 @@ static void tun_state_link_apply(struct tun_state_call *call)
 
 static const struct tun_state_ops tun_state_link_ops = {
 	.get		= tun_state_link_get,
-	.parse		= tun_state_link_parse,
 	.validate	= tun_state_link_validate,
 	.apply		= tun_state_link_apply,
 };

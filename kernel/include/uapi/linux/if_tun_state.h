@@ -45,7 +45,8 @@
  * The errors of both ioctls are:
  *
  * ``EBADFD``
- *	the file is not attached to a device.
+ *	the file is not attached to a device, or has left it during a call with
+ *	%TUN_STATE_F_HOLD.
  * ``EINVAL``
  *	an unknown bit in mask or flags, a reserved field that is not zero, a
  *	group that the struct has no room for, an invalid value, a value that
@@ -69,7 +70,7 @@
  *	to the attached program nor to one that this file holds.
  * ``ENOMEM``, ``EFAULT``
  *	as usual; ENOMEM also for a classic BPF program that does not fit into
- *	net.core.optmem_max, as for TUNATTACHFILTER.
+ *	net.core.optmem_max in place of the one that the queue has.
  *
  * Attaching a queue may also fail with the error of a security module.
  *
@@ -173,8 +174,8 @@ struct tun_state_netdev {
  * @reserved: zero.
  *
  * TUNSETSTATE can change %IFF_PERSIST, as TUNSETPERSIST does. All others are
- * those of TUNSETIFF; a difference is EINVAL. %IFF_NO_PI is that of the device,
- * even where TUNGETIFF reports %IFF_NOFILTER, which is the same bit. %IFF_NAPI
+ * those of TUNSETIFF; a difference is EINVAL. %IFF_NO_PI is the device's; the
+ * same bit in the answer of TUNGETIFF may mean %IFF_NOFILTER. %IFF_NAPI
  * and %IFF_NAPI_FRAGS are the device's; each queue has its own, see &struct
  * tun_state_queue.
  */
@@ -193,13 +194,14 @@ struct tun_state_iff {
  * @gid: group, in the caller's user namespace; -1: none.
  * @flags: %TUN_STATE_OWNER_UID_UNMAPPED: there is a user, whom the caller's
  *	user namespace does not know; @uid is the overflow uid.
- *	%TUN_STATE_OWNER_GID_UNMAPPED: the same of the group.
+ *	%TUN_STATE_OWNER_GID_UNMAPPED: there is a group that it does not know;
+ *	@gid is the overflow gid.
  * @reserved: zero.
  *
  * With user and group, both must match. With neither, this kernel's TUNSETIFF
  * permits anybody, or nobody without CAP_NET_ADMIN: kernels differ. To remove a
  * user or group needs CAP_NET_ADMIN in the user namespace of the device. An
- * unmapped one cannot be set, only left alone.
+ * unmapped ID can only be left alone.
  */
 struct tun_state_owner {
 	__u32 uid;
@@ -228,8 +230,9 @@ struct tun_state_vnet {
  * @enabled: ``TUN_F_*`` of the last TUNSETOFFLOAD, in the combinations that it
  *	accepts. %TUN_F_UFO is accepted here and never reported, as
  *	TUNSETOFFLOAD accepts it without effect.
- * @wanted: ``TUN_F_*`` that ``ethtool -K`` has left wanted. TUNSETOFFLOAD sets
- *	them to @enabled. The device uses an offload that is in both.
+ * @wanted: ``TUN_F_*`` that ``ethtool -K`` has left wanted, all for a new device.
+ *	TUNSETOFFLOAD sets them to @enabled. The device uses an offload that is
+ *	in both.
  * @supported: ``TUN_F_*`` that this kernel accepts. Ignored by TUNSETSTATE.
  * @reserved: zero.
  */
@@ -245,7 +248,8 @@ struct tun_state_offload {
  * @size: bytes that may be in flight into the host, positive.
  * @reserved: zero.
  *
- * TUNSETSTATE leaves the other queues alone, unlike TUNSETSNDBUF.
+ * TUNSETSTATE leaves the other queues alone and wakes writers that wait for
+ * room, unlike TUNSETSNDBUF.
  */
 struct tun_state_sndbuf {
 	__s32 size;
@@ -302,8 +306,8 @@ struct tun_state_txfilter {
  * @count: TUNGETSTATE: in, entries that fit into the buffer; out, entries that
  *	there are. TUNSETSTATE: entries in the buffer.
  * @entry_size: size of an entry in the buffer, from 1 byte to a page.
- *	TUNGETSTATE copies as much of the kernel's entry as fits, and fills the
- *	rest with zero.
+ *	TUNGETSTATE copies as much of the kernel's entry as fits, and zeroes the
+ *	remaining bytes.
  *
  * An array is the member of these groups:
  *
@@ -346,11 +350,13 @@ struct tun_state_array {
  * An id alone does not give access to a program. With %TUN_STATE_PROG_ID and an
  * @id other than 0, @id, @type and @tag must be those of the attached program,
  * or of the program of this group that the file holds; anything else is EBADF.
- * The other actions ignore @id, @type and @tag.
+ * With an @id of 0, @type and @tag must be zero, too. The other actions ignore
+ * all three.
  *
  * TUNGETSTATE with %TUN_STATE_F_HOLD makes the file hold the programs that it
- * reports, instead of those that it held before. They are held until the next
- * such call, until the file is closed, or until the device is deleted. All who
+ * reports, and no others: it lets go of the program of a group that &tun_state.mask
+ * does not name. They are held until the next such call, until the file is closed,
+ * or until the device is deleted. Of concurrent calls, the last to return counts. All who
  * share the file can put them back, without a descriptor of the program and
  * without any capability. ``/proc/PID/fdinfo/FD`` shows their ids as
  * ``steering-held`` and ``filter-held``.
@@ -401,13 +407,14 @@ struct tun_state_flow {
  *	a detached one its place among the detached ones, oldest first.
  *	TUNSETSTATE swaps the queue with the one at this place, so setting all
  *	queues in ascending order rebuilds the order of all. There are as many
- *	places as queues of the kind; a place beyond is EINVAL. No other ioctl
- *	sets the place of an attached queue without detaching it.
+ *	places as queues of the kind; a place beyond is EINVAL. Flows stay with
+ *	the index. No other ioctl sets the index of an attached queue without
+ *	detaching it.
  * @flags: ``TUN_STATE_QUEUE_*``. TUNSETSTATE can change
  *	%TUN_STATE_QUEUE_ATTACHED, like TUNSETQUEUE, and
  *	%TUN_STATE_QUEUE_SOCKFILTER, if the device has a program; it ignores
- *	%TUN_STATE_QUEUE_SELF. A queue opened with %IFF_NO_PI does not get the
- *	program that the device has at the time.
+ *	%TUN_STATE_QUEUE_SELF. A queue opened with %IFF_NO_PI starts without the
+ *	program of the device.
  * @ring_size: packets that fit into the queue. Ignored by TUNSETSTATE.
  * @ring_len: packets waiting in the queue. Ignored by TUNSETSTATE.
  */
