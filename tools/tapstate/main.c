@@ -111,8 +111,8 @@ static int cmd_diff(int argc, char **argv, const char *usage)
     gboolean device = false;
     const GOptionEntry entries[] = {
         { "device", 'd', 0, G_OPTION_ARG_NONE, &device,
-          "also count differences that cannot be restored: identity, "
-          "XDP program, ring size, supported offloads", NULL },
+          "also count fields that TUNSETSTATE never sets: identity, netdev, "
+          "coalesce, XDP programs, ring size, supported offloads", NULL },
         G_OPTION_ENTRY_NULL
     };
     g_autoptr(JsonNode) before = NULL, after = NULL;

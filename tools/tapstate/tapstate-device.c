@@ -26,11 +26,13 @@ static const Name group_names[] = {
     { 0 }
 };
 
+/* IFF_BACKPRESSURE is a number: older linux/if_tun.h lack its name */
 static const Name flag_names[] = {
     { IFF_TUN, "tun" },
     { IFF_TAP, "tap" },
     { IFF_NAPI, "napi" },
     { IFF_NAPI_FRAGS, "napi_frags" },
+    { 0x80, "backpressure" },
     { IFF_MULTI_QUEUE, "multi_queue" },
     { IFF_PERSIST, "persist" },
     { IFF_NO_PI, "no_pi" },
@@ -101,7 +103,7 @@ static bool get_state(int fd, struct tun_state *st, GError **errp)
 bool tapstate_device_read_queue(int fd, struct tun_state *st, GError **errp)
 {
     memset(st, 0, sizeof(*st));
-    st->mask = TUN_STATE_IDENTITY | TUN_STATE_QUEUE;
+    st->mask = TUN_STATE_IDENTITY | TUN_STATE_SNDBUF | TUN_STATE_QUEUE;
     return get_state(fd, st, errp);
 }
 
@@ -128,16 +130,17 @@ TapstateDevice *tapstate_device_read(int fd, GError **errp)
         s->st = (struct tun_state) {
             .mask = probe.supported & ALL_GROUPS,
             .sockfilter = {
-                .insns = (guintptr)s->insns,
+                .entries = (guintptr)s->insns,
                 .count = n_insns,
+                .entry_size = sizeof(*s->insns),
             },
             .flows = {
-                .flows = (guintptr)s->flows,
+                .entries = (guintptr)s->flows,
                 .count = n_flows,
                 .entry_size = sizeof(*s->flows),
             },
             .queues = {
-                .queues = (guintptr)s->queues,
+                .entries = (guintptr)s->queues,
                 .count = n_queues,
                 .entry_size = sizeof(*s->queues),
             },
@@ -236,14 +239,26 @@ static void begin_array(JsonBuilder *b, const char *member)
     json_builder_begin_array(b);
 }
 
-static void add_id(JsonBuilder *b, const char *member, guint32 id)
+/* An id that the caller's user namespace does not know is no number there */
+static void add_id(JsonBuilder *b, const char *member, guint32 id,
+                   bool unmapped)
 {
-    json_builder_set_member_name(b, member);
-    if (id == G_MAXUINT32) {
+    if (unmapped) {
+        add_string(b, member, "unmapped");
+    } else if (id == G_MAXUINT32) {
+        json_builder_set_member_name(b, member);
         json_builder_add_null_value(b);
     } else {
-        json_builder_add_int_value(b, id);
+        add_int(b, member, id);
     }
+}
+
+static void add_owner(JsonBuilder *b, const struct tun_state_owner *owner)
+{
+    begin_object(b, "owner");
+    add_id(b, "uid", owner->uid, owner->flags & TUN_STATE_OWNER_UID_UNMAPPED);
+    add_id(b, "gid", owner->gid, owner->flags & TUN_STATE_OWNER_GID_UNMAPPED);
+    json_builder_end_object(b);
 }
 
 static void add_link_type(JsonBuilder *b, guint16 type)
@@ -274,16 +289,43 @@ static void add_prog(JsonBuilder *b, const char *member,
 
 static void add_identity(JsonBuilder *b, const struct tun_state_identity *id)
 {
-    g_autofree char *name = g_strndup((const char *)id->name,
-                                      sizeof(id->name));
-
     begin_object(b, "identity");
-    add_string(b, "name", name);
     add_int(b, "ifindex", id->ifindex);
     add_int(b, "netns", id->netns);
     add_link_type(b, id->type);
-    add_hex(b, "address", id->addr, MIN(id->addr_len, sizeof(id->addr)), ":");
-    add_int(b, "mtu", id->mtu);
+    json_builder_end_object(b);
+}
+
+static void add_netdev(JsonBuilder *b, const struct tun_state_netdev *dev)
+{
+    g_autofree char *name = g_strndup((const char *)dev->name,
+                                      sizeof(dev->name));
+
+    begin_object(b, "netdev");
+    add_string(b, "name", name);
+    add_int(b, "mtu", dev->mtu);
+    add_bool(b, "up", dev->up);
+    add_hex(b, "address", dev->addr, MIN(dev->addr_len, sizeof(dev->addr)),
+            ":");
+    json_builder_end_object(b);
+}
+
+static void add_offload(JsonBuilder *b, const struct tun_state_offload *o)
+{
+    begin_object(b, "offload");
+    add_bits(b, "enabled", offload_names, o->enabled);
+    add_bits(b, "wanted", offload_names, o->wanted);
+    add_bits(b, "supported", offload_names, o->supported);
+    json_builder_end_object(b);
+}
+
+static void add_link(JsonBuilder *b, const struct tun_state_link *link)
+{
+    g_autofree char *msg = g_strdup_printf("0x%x", link->msg_enable);
+
+    begin_object(b, "link");
+    add_bool(b, "carrier", link->carrier);
+    add_string(b, "msg_enable", msg);
     json_builder_end_object(b);
 }
 
@@ -331,6 +373,26 @@ static void add_flows(JsonBuilder *b, const TapstateDevice *s)
     json_builder_end_array(b);
 }
 
+static bool holds(const TapstateHolder *h, const struct tun_state_queue *q)
+{
+    return h->index == q->index &&
+           h->attached == !!(q->flags & TUN_STATE_QUEUE_ATTACHED);
+}
+
+/* The kernel reports the send buffer through the queue's own file only */
+static void add_sndbuf(JsonBuilder *b, const TapstateDevice *s,
+                       const struct tun_state_queue *q)
+{
+    for (guint i = 0; i < s->holders->len; i++) {
+        const TapstateHolder *h = &g_array_index(s->holders, TapstateHolder, i);
+
+        if (holds(h, q)) {
+            add_int(b, "sndbuf", h->sndbuf);
+            return;
+        }
+    }
+}
+
 static void add_holders(JsonBuilder *b, const TapstateDevice *s,
                         const struct tun_state_queue *q)
 {
@@ -338,8 +400,7 @@ static void add_holders(JsonBuilder *b, const TapstateDevice *s,
     for (guint i = 0; i < s->holders->len; i++) {
         const TapstateHolder *h = &g_array_index(s->holders, TapstateHolder, i);
 
-        if (h->index != q->index ||
-            h->attached != !!(q->flags & TUN_STATE_QUEUE_ATTACHED)) {
+        if (!holds(h, q)) {
             continue;
         }
         json_builder_begin_object(b);
@@ -363,7 +424,7 @@ static void add_queues(JsonBuilder *b, const TapstateDevice *s)
         add_bool(b, "napi", q->flags & TUN_STATE_QUEUE_NAPI);
         add_bool(b, "napi_frags", q->flags & TUN_STATE_QUEUE_NAPI_FRAGS);
         add_bool(b, "sockfilter", q->flags & TUN_STATE_QUEUE_SOCKFILTER);
-        add_int(b, "sndbuf", q->sndbuf);
+        add_sndbuf(b, s, q);
         add_int(b, "ring_size", q->ring_size);
         add_int(b, "ring_len", q->ring_len);
         add_holders(b, s, q);
@@ -378,20 +439,22 @@ JsonNode *tapstate_device_to_json(const TapstateDevice *s)
     const struct tun_state *st = &s->st;
 
     json_builder_begin_object(b);
-    add_int(b, "tapstate", 1);
+    add_int(b, "tapstate", TAPSTATE_FORMAT);
     add_bits(b, "supported", group_names, st->supported);
 
     if (st->mask & TUN_STATE_IDENTITY) {
         add_identity(b, &st->identity);
     }
-    if (st->mask & TUN_STATE_FLAGS) {
-        add_bits(b, "flags", flag_names, st->device.flags);
+    if (st->mask & TUN_STATE_NETDEV) {
+        add_netdev(b, &st->netdev);
+    }
+    if (st->mask & TUN_STATE_IFF) {
+        begin_object(b, "iff");
+        add_bits(b, "flags", flag_names, st->iff.flags);
+        json_builder_end_object(b);
     }
     if (st->mask & TUN_STATE_OWNER) {
-        begin_object(b, "owner");
-        add_id(b, "uid", st->owner.uid);
-        add_id(b, "gid", st->owner.gid);
-        json_builder_end_object(b);
+        add_owner(b, &st->owner);
     }
     if (st->mask & TUN_STATE_VNET) {
         begin_object(b, "vnet");
@@ -401,21 +464,14 @@ JsonNode *tapstate_device_to_json(const TapstateDevice *s)
         json_builder_end_object(b);
     }
     if (st->mask & TUN_STATE_OFFLOAD) {
-        begin_object(b, "offload");
-        add_bits(b, "enabled", offload_names, st->offload.enabled);
-        add_bits(b, "supported", offload_names, st->offload.supported);
-        json_builder_end_object(b);
-    }
-    if (st->mask & TUN_STATE_SNDBUF) {
-        add_int(b, "sndbuf", st->sndbuf.device);
+        add_offload(b, &st->offload);
     }
     if (st->mask & TUN_STATE_LINK) {
-        g_autofree char *msg = g_strdup_printf("0x%x", st->link.msg_enable);
-
-        begin_object(b, "link");
-        add_bool(b, "carrier", st->link.carrier);
-        add_string(b, "msg_enable", msg);
-        add_int(b, "rx_batched", st->link.rx_batched);
+        add_link(b, &st->link);
+    }
+    if (st->mask & TUN_STATE_COALESCE) {
+        begin_object(b, "coalesce");
+        add_int(b, "rx_frames", st->coalesce.rx_frames);
         json_builder_end_object(b);
     }
     if (st->mask & TUN_STATE_TXFILTER) {
@@ -432,7 +488,8 @@ JsonNode *tapstate_device_to_json(const TapstateDevice *s)
     }
     if (st->mask & TUN_STATE_XDP) {
         begin_object(b, "xdp");
-        add_int(b, "id", st->xdp.id);
+        add_int(b, "drv_prog_id", st->xdp.drv_prog_id);
+        add_int(b, "skb_prog_id", st->xdp.skb_prog_id);
         json_builder_end_object(b);
     }
     if (st->mask & TUN_STATE_FLOWS) {

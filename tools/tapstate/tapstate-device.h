@@ -32,6 +32,7 @@ typedef struct TapstateHolder {
     char comm[16];
     bool attached;
     guint32 index; /* like tun_state_queue.index */
+    gint32 sndbuf;
 } TapstateHolder;
 
 typedef struct TapstateDevice {
@@ -45,11 +46,14 @@ typedef struct TapstateDevice {
 /* Read all groups through the queue @fd */
 TapstateDevice *tapstate_device_read(int fd, GError **errp);
 
-/* Read TUN_STATE_IDENTITY and TUN_STATE_QUEUE only */
+/* Read identity, send buffer and queue only, which are cheap */
 bool tapstate_device_read_queue(int fd, struct tun_state *st, GError **errp);
 
 void tapstate_device_free(TapstateDevice *s);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(TapstateDevice, tapstate_device_free)
+
+/* Version of the JSON, which is its member "tapstate" */
+#define TAPSTATE_FORMAT 2
 
 JsonNode *tapstate_device_to_json(const TapstateDevice *s);
 

@@ -8,14 +8,14 @@
 #include "tapstate-device.h"
 #include "tapstate-fields.h"
 
-#define FORMAT_VERSION 1
-
 /* Fields other than TAPSTATE_FIELD_RESTORABLE */
 static const struct {
     const char *pattern;
     TapstateFieldKind kind;
 } kinds[] = {
     { "identity.*", TAPSTATE_FIELD_DEVICE },
+    { "netdev.*", TAPSTATE_FIELD_DEVICE },
+    { "coalesce.*", TAPSTATE_FIELD_DEVICE },
     { "xdp.*", TAPSTATE_FIELD_DEVICE },
     { "offload.supported", TAPSTATE_FIELD_DEVICE },
     { "queues.*.ring_size", TAPSTATE_FIELD_DEVICE },
@@ -167,11 +167,11 @@ GPtrArray *tapstate_fields_from_json(JsonNode *root, GError **errp)
     }
     object = json_node_get_object(root);
     version = json_object_get_int_member_with_default(object, "tapstate", 0);
-    if (version != FORMAT_VERSION) {
+    if (version != TAPSTATE_FORMAT) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_FORMAT,
                     "format %" G_GINT64_FORMAT ", but this tapstate reads "
                     "format %d only; use the tapstate that wrote the file",
-                    version, FORMAT_VERSION);
+                    version, TAPSTATE_FORMAT);
         return NULL;
     }
 
@@ -233,7 +233,8 @@ static void add_queue_row(GPtrArray *rows, JsonObject *q)
 {
     gint64 index = json_object_get_int_member_with_default(q, "index", -1);
     g_autofree char *number = g_strdup_printf("%" G_GINT64_FORMAT, index);
-    g_autofree char *sndbuf = g_strdup_printf("%" G_GINT64_FORMAT,
+    g_autofree char *sndbuf = !json_object_has_member(q, "sndbuf") ?
+        g_strdup("-") : g_strdup_printf("%" G_GINT64_FORMAT,
         json_object_get_int_member_with_default(q, "sndbuf", 0));
     g_autofree char *ring = g_strdup_printf("%" G_GINT64_FORMAT "/%"
         G_GINT64_FORMAT,

@@ -9,7 +9,7 @@
 
 typedef enum {
     TAPSTATE_FIELD_RESTORABLE,
-    TAPSTATE_FIELD_DEVICE,      /* TUNSETSTATE cannot restore it */
+    TAPSTATE_FIELD_DEVICE,      /* TUNSETSTATE never sets it */
     TAPSTATE_FIELD_VOLATILE,    /* changes with the traffic */
 } TapstateFieldKind;
 

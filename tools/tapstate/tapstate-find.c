@@ -75,13 +75,14 @@ static void read_comm(pid_t pid, char comm[16])
 }
 
 static void add_holder(GArray *holders, pid_t pid, int fd,
-                       const struct tun_state_queue *q)
+                       const struct tun_state *st)
 {
     TapstateHolder h = {
         .pid = pid,
         .fd = fd,
-        .index = q->index,
-        .attached = q->flags & TUN_STATE_QUEUE_ATTACHED,
+        .index = st->queue.index,
+        .attached = st->queue.flags & TUN_STATE_QUEUE_ATTACHED,
+        .sndbuf = st->sndbuf.size,
     };
 
     read_comm(pid, h.comm);
@@ -135,7 +136,7 @@ static void scan_fd(Scan *scan, pid_t pid, int fd)
         scan->other_pid = pid;
     } else {
         /* A queue has several holders if processes share its file */
-        add_holder(scan->holders, pid, fd, &st.queue);
+        add_holder(scan->holders, pid, fd, &st);
         if (!scan->state) {
             scan->state = tapstate_device_read(dup, scan->error ? NULL :
                                                     &scan->error);
@@ -263,7 +264,7 @@ TapstateDevice *tapstate_find_fd(pid_t pid, int fd, GError **errp)
     }
     s = tapstate_device_read(dup, errp);
     if (s) {
-        add_holder(s->holders, pid, fd, &s->st.queue);
+        add_holder(s->holders, pid, fd, &s->st);
     } else {
         g_prefix_error(errp, "file descriptor %d of process %d: ", fd,
                        (int)pid);

@@ -64,7 +64,7 @@ static void test_only_what_is_there(Fixture *f, gconstpointer opaque)
     o = convert(f);
     members = json_object_get_members(o);
     g_assert_cmpuint(g_list_length(members), ==, 3);
-    assert_member(o, "tapstate", "1");
+    assert_member(o, "tapstate", "2");
     assert_member(o, "supported", "[\"owner\",\"vnet\"]");
     assert_member(o, "owner", "{\"uid\":null,\"gid\":100}");
 }
@@ -74,19 +74,21 @@ static void test_unknown_bits(Fixture *f, gconstpointer opaque)
     JsonObject *o;
 
     (void)opaque;
-    f->s.st.supported = TUN_STATE_FLAGS | UINT64_C(1) << 63;
-    f->s.st.mask = TUN_STATE_FLAGS | TUN_STATE_OFFLOAD;
-    f->s.st.device.flags = IFF_TAP | IFF_VNET_HDR | IFF_MULTI_QUEUE |
-                           IFF_PERSIST | 0x80000000;
+    f->s.st.supported = TUN_STATE_IFF | UINT64_C(1) << 63;
+    f->s.st.mask = TUN_STATE_IFF | TUN_STATE_OFFLOAD;
+    f->s.st.iff.flags = IFF_TAP | IFF_VNET_HDR | IFF_MULTI_QUEUE |
+                        IFF_PERSIST | 0x80 | 0x80000000;
     f->s.st.offload.enabled = TUN_F_CSUM | TUN_F_TSO4 | 0x40 | 0x10000;
+    f->s.st.offload.wanted = TUN_F_TSO4;
     f->s.st.offload.supported = TUN_F_CSUM;
     o = convert(f);
-    assert_member(o, "supported", "[\"flags\",\"0x8000000000000000\"]");
-    assert_member(o, "flags", "[\"tap\",\"multi_queue\",\"persist\","
-                              "\"vnet_hdr\",\"0x80000000\"]");
+    assert_member(o, "supported", "[\"iff\",\"0x8000000000000000\"]");
+    assert_member(o, "iff", "{\"flags\":[\"tap\",\"backpressure\","
+                            "\"multi_queue\",\"persist\",\"vnet_hdr\","
+                            "\"0x80000000\"]}");
     assert_member(o, "offload",
                   "{\"enabled\":[\"csum\",\"tso4\",\"uso6\",\"0x10000\"],"
-                  "\"supported\":[\"csum\"]}");
+                  "\"wanted\":[\"tso4\"],\"supported\":[\"csum\"]}");
 }
 
 static void test_identity(Fixture *f, gconstpointer opaque)
@@ -98,17 +100,84 @@ static void test_identity(Fixture *f, gconstpointer opaque)
     f->s.st.mask = TUN_STATE_IDENTITY;
     id->netns = 4026531840;
     id->ifindex = 7;
-    id->mtu = 1400;
     id->type = ARPHRD_ETHER;
-    id->addr_len = 6;
-    /* No terminator, against the promise of the kernel */
-    memset(id->name, 'x', sizeof(id->name));
-    memcpy(id->addr, "\x52\x54\x00\xfe\x00\x01", 6);
     o = convert(f);
     assert_member(o, "identity",
-                  "{\"name\":\"xxxxxxxxxxxxxxxx\",\"ifindex\":7,"
-                  "\"netns\":4026531840,\"type\":\"ether\","
-                  "\"address\":\"52:54:00:fe:00:01\",\"mtu\":1400}");
+                  "{\"ifindex\":7,\"netns\":4026531840,\"type\":\"ether\"}");
+    g_assert_false(json_object_has_member(o, "netdev"));
+}
+
+static void test_netdev(Fixture *f, gconstpointer opaque)
+{
+    struct tun_state_netdev *dev = &f->s.st.netdev;
+    JsonObject *o;
+
+    (void)opaque;
+    f->s.st.mask = TUN_STATE_NETDEV;
+    dev->mtu = 1400;
+    dev->up = 1;
+    dev->addr_len = 6;
+    /* No terminator, against the promise of the kernel */
+    memset(dev->name, 'x', sizeof(dev->name));
+    memcpy(dev->addr, "\x52\x54\x00\xfe\x00\x01", 6);
+    o = convert(f);
+    assert_member(o, "netdev",
+                  "{\"name\":\"xxxxxxxxxxxxxxxx\",\"mtu\":1400,\"up\":true,"
+                  "\"address\":\"52:54:00:fe:00:01\"}");
+}
+
+/* An address that is longer than its field, against the promise of the kernel */
+static void test_long_address(Fixture *f, gconstpointer opaque)
+{
+    JsonObject *o;
+
+    (void)opaque;
+    f->s.st.mask = TUN_STATE_NETDEV;
+    f->s.st.netdev.addr_len = 255;
+    o = json_object_get_object_member(convert(f), "netdev");
+    g_assert_cmpuint(strlen(json_object_get_string_member(o, "address")), ==,
+                     3 * sizeof(f->s.st.netdev.addr) - 1);
+    assert_member(o, "up", "false");
+}
+
+static void test_owner(Fixture *f, gconstpointer opaque)
+{
+    static const struct {
+        struct tun_state_owner owner;
+        const char *text;
+    } cases[] = {
+        { { .uid = 0, .gid = UINT32_MAX }, "{\"uid\":0,\"gid\":null}" },
+        { { .uid = 65534, .gid = 65534 }, "{\"uid\":65534,\"gid\":65534}" },
+        { { .uid = 65534, .gid = 65534, .flags = TUN_STATE_OWNER_UID_UNMAPPED },
+          "{\"uid\":\"unmapped\",\"gid\":65534}" },
+        { { .uid = 65534, .gid = 65534, .flags = TUN_STATE_OWNER_GID_UNMAPPED },
+          "{\"uid\":65534,\"gid\":\"unmapped\"}" },
+    };
+
+    (void)opaque;
+    f->s.st.mask = TUN_STATE_OWNER;
+    for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+        f->s.st.owner = cases[i].owner;
+        assert_member(convert(f), "owner", cases[i].text);
+        g_clear_pointer(&f->node, json_node_unref);
+    }
+}
+
+static void test_settings(Fixture *f, gconstpointer opaque)
+{
+    JsonObject *o;
+
+    (void)opaque;
+    f->s.st.mask = TUN_STATE_VNET | TUN_STATE_LINK | TUN_STATE_COALESCE;
+    f->s.st.vnet.hdr_size = 12;
+    f->s.st.vnet.flags = TUN_STATE_VNET_LE;
+    f->s.st.link.carrier = 1;
+    f->s.st.link.msg_enable = 0x1f;
+    f->s.st.coalesce.rx_frames = 64;
+    o = convert(f);
+    assert_member(o, "vnet", "{\"hdr_size\":12,\"le\":true,\"be\":false}");
+    assert_member(o, "link", "{\"carrier\":true,\"msg_enable\":\"0x1f\"}");
+    assert_member(o, "coalesce", "{\"rx_frames\":64}");
 }
 
 static void test_programs(Fixture *f, gconstpointer opaque)
@@ -122,11 +191,12 @@ static void test_programs(Fixture *f, gconstpointer opaque)
         .type = BPF_PROG_TYPE_SOCKET_FILTER,
         .tag = { 0xde, 0xad, 0, 0, 0, 0, 0xbe, 0xef },
     };
+    f->s.st.xdp.skb_prog_id = 13;
     o = convert(f);
     assert_member(o, "steering", "{\"id\":12,\"type\":\"socket_filter\","
                                  "\"tag\":\"dead00000000beef\"}");
     assert_member(o, "filter", "null");
-    assert_member(o, "xdp", "{\"id\":0}");
+    assert_member(o, "xdp", "{\"drv_prog_id\":0,\"skb_prog_id\":13}");
 }
 
 static void test_filters(Fixture *f, gconstpointer opaque)
@@ -156,26 +226,29 @@ static void test_filters(Fixture *f, gconstpointer opaque)
 static void test_holders(Fixture *f, gconstpointer opaque)
 {
     const TapstateHolder holders[] = {
-        { .pid = 10, .fd = 4, .comm = "old", .attached = true, .index = 0 },
-        { .pid = 20, .fd = 5, .comm = "new", .attached = true, .index = 0 },
-        { .pid = 10, .fd = 6, .comm = "old", .attached = false, .index = 0 },
+        { .pid = 10, .fd = 4, .comm = "old", .attached = true, .index = 0,
+          .sndbuf = 4096 },
+        { .pid = 20, .fd = 5, .comm = "new", .attached = true, .index = 0,
+          .sndbuf = 4096 },
+        { .pid = 10, .fd = 6, .comm = "old", .attached = false, .index = 0,
+          .sndbuf = 8192 },
     };
     g_autofree char *all = NULL;
     JsonArray *a;
 
     (void)opaque;
     f->s.st.mask = TUN_STATE_QUEUES;
-    f->s.st.queues.count = 2;
+    f->s.st.queues.count = 3;
     f->queues[0] = (struct tun_state_queue) {
         .index = 0, .flags = TUN_STATE_QUEUE_ATTACHED, .ring_size = 1000,
-        .sndbuf = 4096,
     };
+    f->queues[2] = (struct tun_state_queue) { .index = 1 };
     f->queues[1] = (struct tun_state_queue) {
         .index = 0, .flags = TUN_STATE_QUEUE_SOCKFILTER, .ring_size = 1000,
     };
     g_array_append_vals(f->s.holders, holders, G_N_ELEMENTS(holders));
     a = json_object_get_array_member(convert(f), "queues");
-    g_assert_cmpuint(json_array_get_length(a), ==, 2);
+    g_assert_cmpuint(json_array_get_length(a), ==, 3);
     assert_member(json_array_get_object_element(a, 0), "held_by",
                   "[{\"pid\":10,\"fd\":4,\"comm\":\"old\"},"
                   "{\"pid\":20,\"fd\":5,\"comm\":\"new\"}]");
@@ -184,6 +257,11 @@ static void test_holders(Fixture *f, gconstpointer opaque)
                   "[{\"pid\":10,\"fd\":6,\"comm\":\"old\"}]");
     assert_member(json_array_get_object_element(a, 1), "attached", "false");
     assert_member(json_array_get_object_element(a, 1), "sockfilter", "true");
+    assert_member(json_array_get_object_element(a, 0), "sndbuf", "4096");
+    assert_member(json_array_get_object_element(a, 1), "sndbuf", "8192");
+    assert_member(json_array_get_object_element(a, 2), "held_by", "[]");
+    g_assert_false(json_object_has_member(json_array_get_object_element(a, 2),
+                                          "sndbuf"));
 }
 
 static void test_fdinfo(void)
@@ -192,6 +270,7 @@ static void test_fdinfo(void)
         const char *text, *dev;
     } cases[] = {
         { "pos:\t0\nflags:\t0104002\nmnt_id:\t27\niff:\ttap0\n", "tap0" },
+        { "iff:\ttap0\nsteering-held:\t12\nfilter-held:\t13\n", "tap0" },
         { "iff:\ttap0\n", "tap0" },
         { "iff:\ttap0", "tap0" },
         { "pos:\t0\niff:\t\n", "" },
@@ -216,6 +295,10 @@ int main(int argc, char **argv)
         { "/device/only-what-is-there", test_only_what_is_there },
         { "/device/unknown-bits", test_unknown_bits },
         { "/device/identity", test_identity },
+        { "/device/netdev", test_netdev },
+        { "/device/long-address", test_long_address },
+        { "/device/owner", test_owner },
+        { "/device/settings", test_settings },
         { "/device/programs", test_programs },
         { "/device/filters", test_filters },
         { "/device/holders", test_holders },

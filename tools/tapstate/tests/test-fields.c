@@ -8,17 +8,20 @@
 #include "../tapstate-device.h"
 #include "../tapstate-fields.h"
 
-#define STATE "{\"tapstate\":1,\"supported\":[\"identity\"]," \
-    "\"identity\":{\"name\":\"tap0\",\"mtu\":1500}," \
-    "\"flags\":[\"tap\",\"vnet_hdr\"]," \
+#define STATE "{\"tapstate\":2,\"supported\":[\"identity\"]," \
+    "\"identity\":{\"ifindex\":7}," \
+    "\"netdev\":{\"name\":\"tap0\",\"mtu\":1500}," \
+    "\"iff\":{\"flags\":[\"tap\",\"vnet_hdr\"]}," \
     "\"owner\":{\"uid\":null,\"gid\":5}," \
+    "\"coalesce\":{\"rx_frames\":0}," \
     "\"steering\":null," \
+    "\"xdp\":{\"drv_prog_id\":0,\"skb_prog_id\":4}," \
     "\"sockfilter\":[\"40 0 0 12\",\"6 0 0 0\"]," \
     "\"flows\":[{\"rxhash\":1}]," \
     "\"queues\":[" \
     "{\"index\":0,\"attached\":true,\"sndbuf\":9,\"ring_size\":500," \
     "\"ring_len\":3,\"held_by\":[{\"pid\":1,\"fd\":2,\"comm\":\"vm\"}]}," \
-    "{\"index\":0,\"attached\":false,\"sndbuf\":9,\"ring_size\":500," \
+    "{\"index\":0,\"attached\":false,\"ring_size\":500," \
     "\"ring_len\":0,\"held_by\":[]}]}"
 
 static char *replace(const char *from, const char *to)
@@ -48,20 +51,24 @@ static void test_show(void)
 
     g_assert_no_error(err);
     g_assert_cmpstr(text, ==,
-        "identity.name  tap0\n"
-        "identity.mtu   1500\n"
-        "flags          tap vnet_hdr\n"
-        "owner.uid      none\n"
-        "owner.gid      5\n"
-        "steering       none\n"
-        "sockfilter     40 0 0 12, 6 0 0 0\n"
-        "flows          1 entries\n"
+        "identity.ifindex    7\n"
+        "netdev.name         tap0\n"
+        "netdev.mtu          1500\n"
+        "iff.flags           tap vnet_hdr\n"
+        "owner.uid           none\n"
+        "owner.gid           5\n"
+        "coalesce.rx_frames  0\n"
+        "steering            none\n"
+        "xdp.drv_prog_id     0\n"
+        "xdp.skb_prog_id     4\n"
+        "sockfilter          40 0 0 12, 6 0 0 0\n"
+        "flows               1 entries\n"
         "\n"
         "queue  state     napi  napi_frags  sockfilter  sndbuf  ring   "
         "held by (process:fd)\n"
         "0      attached  no    no          no          9       3/500  "
         "vm[1]:2\n"
-        "0      detached  no    no          no          9       0/500  \n");
+        "0      detached  no    no          no          -       0/500  \n");
 }
 
 static void test_same(void)
@@ -70,7 +77,7 @@ static void test_same(void)
     g_autofree char *text = diff(STATE, true, &differ);
 
     g_assert_cmpuint(differ, ==, 0);
-    g_assert_nonnull(strstr(text, "\n15 fields equal, 0 differ\n"));
+    g_assert_nonnull(strstr(text, "\n18 fields equal, 0 differ\n"));
     g_assert_null(strstr(text, "≠"));
     g_assert_null(strstr(text, "held_by"));
 }
@@ -84,7 +91,8 @@ static void test_differ(void)
     } cases[] = {
         { "\"gid\":5", "\"gid\":6", 1, 1, "owner.gid" },
         { "\"uid\":null", "\"uid\":0", 1, 1, "owner.uid" },
-        { "\"vnet_hdr\"", "\"napi\",\"vnet_hdr\"", 1, 1, "flags" },
+        { "\"uid\":null", "\"uid\":\"unmapped\"", 1, 1, "owner.uid" },
+        { "\"vnet_hdr\"", "\"napi\",\"vnet_hdr\"", 1, 1, "iff.flags" },
         { ",\"6 0 0 0\"", "", 1, 1, "sockfilter" },
         { "\"sockfilter\":[\"40 0 0 12\",\"6 0 0 0\"]", "\"sockfilter\":[]",
           1, 1, "sockfilter" },
@@ -95,7 +103,10 @@ static void test_differ(void)
         { "\"sndbuf\":9", "\"sndbuf\":8", 1, 1, "queues.0.sndbuf" },
         { "\"steering\":null,", "", 1, 1, "steering" },
         { "\"steering\":null", "\"steering\":null,\"later\":1", 1, 1, "later" },
-        { "\"mtu\":1500", "\"mtu\":1400", 0, 1, "identity.mtu" },
+        { "\"ifindex\":7", "\"ifindex\":8", 0, 1, "identity.ifindex" },
+        { "\"mtu\":1500", "\"mtu\":1400", 0, 1, "netdev.mtu" },
+        { "\"rx_frames\":0", "\"rx_frames\":9", 0, 1, "coalesce.rx_frames" },
+        { "\"skb_prog_id\":4", "\"skb_prog_id\":0", 0, 1, "xdp.skb_prog_id" },
         { "\"ring_size\":500", "\"ring_size\":600", 0, 1,
           "queues.0.ring_size" },
         { "\"ring_len\":3", "\"ring_len\":4", 0, 0, "queues.0.ring_len" },
@@ -130,14 +141,14 @@ static void test_differ(void)
 static void test_queue_missing(void)
 {
     g_autofree char *after = replace(
-        "{\"index\":0,\"attached\":false,\"sndbuf\":9,\"ring_size\":500,"
+        "{\"index\":0,\"attached\":false,\"ring_size\":500,"
         "\"ring_len\":0,\"held_by\":[]}", "");
     guint differ;
     g_autofree char *text = NULL;
 
     g_strdelimit(strstr(after, "},]"), ",", ' ');
     text = diff(after, false, &differ);
-    g_assert_cmpuint(differ, ==, 3);
+    g_assert_cmpuint(differ, ==, 2);
     g_assert_nonnull(strstr(text, "queues.1.attached"));
 }
 
@@ -150,7 +161,8 @@ static void test_bad_input(void)
         { "1", "not the state of a device" },
         { "null", "not the state of a device" },
         { "{}", "not the state of a device" },
-        { "{\"tapstate\":2}", "format 2" },
+        { "{\"tapstate\":1}", "format 1" },
+        { "{\"tapstate\":3}", "format 3" },
         { "{\"tapstate\":\"x\"}", "format 0" },
         { "{\"tapstate\":{}}", "format 0" },
         { "{\"tapstate\":null}", "format 0" },
@@ -172,14 +184,14 @@ static void test_bad_input(void)
 static void test_strange_types(void)
 {
     static const char *const cases[] = {
-        "{\"tapstate\":1,\"queues\":3}",
-        "{\"tapstate\":1,\"queues\":[3,{}]}",
-        "{\"tapstate\":1,\"queues\":[{},3,[[]],null]}",
-        "{\"tapstate\":1,\"queues\":[{\"held_by\":{}}]}",
-        "{\"tapstate\":1,\"steering\":{\"tag\":[],\"id\":{}}}",
-        "{\"tapstate\":1,\"flows\":{},\"identity\":[],\"flags\":1.5}",
-        "{\"tapstate\":1,\"sockfilter\":[{\"a\":1}]}",
-        "{\"tapstate\":1}",
+        "{\"tapstate\":2,\"queues\":3}",
+        "{\"tapstate\":2,\"queues\":[3,{}]}",
+        "{\"tapstate\":2,\"queues\":[{},3,[[]],null]}",
+        "{\"tapstate\":2,\"queues\":[{\"held_by\":{}}]}",
+        "{\"tapstate\":2,\"steering\":{\"tag\":[],\"id\":{}}}",
+        "{\"tapstate\":2,\"flows\":{},\"identity\":[],\"iff\":1.5}",
+        "{\"tapstate\":2,\"sockfilter\":[{\"a\":1}]}",
+        "{\"tapstate\":2}",
     };
 
     for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
