@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Cost of TUNGETSTATE and TUNSETSTATE, compared with the older calls:
+ * Cost of TUNGETSTATE and TUNSETSTATE, compared with older calls and other
+ * devices:
  *  - set a device: one TUNSETSTATE, or the older ioctls, with new values each
  *    time or with those in force;
- *  - read a device: one TUNGETSTATE of all groups, or the older calls, which
- *    report less;
+ *  - read a device: one TUNGETSTATE of all groups without flows, or older calls,
+ *    which report less;
+ *  - read a device with 256 queues, or one with 4096 flows, or with 8 threads, or
+ *    1000 devices in turn;
  *  - pass packets through the device while another CPU reads its state.
  *
  * The alternatives take turns. Print the median and the quartiles of their
- * ratios: absolute figures of an emulated CPU mean little.
+ * ratios: absolute figures of an emulated CPU mean little. Only the time for which
+ * a call holds RTNL is printed in microseconds.
  */
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <time.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include "tun_state_util.h"
@@ -21,12 +28,16 @@
 #define CALLS	100	/* per alternative and round */
 #define PACKETS	1000	/* per direction, alternative and round */
 #define QUEUES	4
+#define WIDE_QUEUES 256
+#define THREADS	8
+#define DEVICES	1000
+#define FLOWS	4096
+
+#define TAP_FLAGS (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE)
+#define VNET_HDR 10	/* struct virtio_net_hdr */
+#define TRACING "/sys/kernel/tracing/"
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-
-#ifndef TUNGETDEVNETNS
-#define TUNGETDEVNETNS _IO('T', 227)
-#endif
 
 static char name[IFNAMSIZ] = "bench%d";
 static int tap, ifindex, inet, rtnl, packet;
@@ -68,19 +79,6 @@ static void print_ratio(const char *what, double *ratios)
 	fflush(stdout);
 }
 
-/* Flows expire: restore their number before each round */
-static void fill_flows(void)
-{
-	static struct state flows;
-	int i;
-
-	state_point(&flows);
-	for (i = 0; i < MAX_FLOWS / 2; i++)
-		flows.flows[i] = (struct tun_state_flow) { .rxhash = i };
-	flows.s.flows.count = i;
-	must(!state_set(tap, TUN_STATE_FLOWS, &flows), "TUNSETSTATE");
-}
-
 /* Set a device: two states that differ in each value both ways can set */
 
 #define BOTH_SET (TUN_STATE_OWNER | TUN_STATE_VNET | TUN_STATE_OFFLOAD | \
@@ -109,8 +107,8 @@ static void make_states(void)
 		s->vnet.flags = i ? TUN_STATE_VNET_LE : 0;
 		s->offload.enabled = TUN_F_CSUM |
 				     (i ? TUN_F_TSO4 : TUN_F_TSO6);
-		s->sndbuf.device = 100000 + i;
-		s->sndbuf.queue = 100000 + i;
+		s->offload.wanted = s->offload.enabled;
+		s->sndbuf.size = 100000 + i;
 		s->link.msg_enable = i;
 		s->txfilter.count = 1;
 		s->txfilter.addr[0][5] = i;
@@ -148,7 +146,7 @@ static void set_many(void)
 	MUST(ioctl(tap, TUNSETVNETHDRSZ, &hdr_size));
 	MUST(ioctl(tap, TUNSETVNETLE, &le));
 	MUST(ioctl(tap, TUNSETOFFLOAD, s->offload.enabled));
-	MUST(ioctl(tap, TUNSETSNDBUF, &s->sndbuf.device));
+	MUST(ioctl(tap, TUNSETSNDBUF, &s->sndbuf.size));
 	MUST(ioctl(tap, TUNSETDEBUG, s->link.msg_enable));
 	MUST(ioctl(tap, TUNSETTXFILTER, &addrs));
 	MUST(ioctl(tap, TUNATTACHFILTER, &prog));
@@ -158,16 +156,33 @@ static void set_many(void)
 
 /* Read a device */
 
+static struct tun_state get(int fd, uint64_t mask)
+{
+	static __thread struct sock_filter insns[BPF_MAXINSNS];
+	static __thread struct tun_state_flow flows[FLOWS];
+	static __thread struct tun_state_queue queues[WIDE_QUEUES];
+	struct tun_state s = {
+		.mask = mask,
+		.sockfilter = {
+			(uintptr_t)insns, ARRAY_SIZE(insns), sizeof(insns[0])
+		},
+		.flows = {
+			(uintptr_t)flows, ARRAY_SIZE(flows), sizeof(flows[0])
+		},
+		.queues = {
+			(uintptr_t)queues, ARRAY_SIZE(queues), sizeof(queues[0])
+		},
+	};
+
+	MUST(ioctl(fd, TUNGETSTATE, &s));
+	return s;
+}
+
+#define NO_FLOWS (ALL_GROUPS & ~TUN_STATE_FLOWS)
+
 static void get_one(void)
 {
-	static struct state st;
-
-	state_point(&st);
-	st.s.mask = ALL_GROUPS;
-	st.s.sockfilter.count = MAX_INSNS;
-	st.s.flows.count = MAX_FLOWS;
-	st.s.queues.count = MAX_QUEUES;
-	MUST(ioctl(tap, TUNGETSTATE, &st.s));
+	get(tap, NO_FLOWS);
 }
 
 static void get_ethtool(void *data)
@@ -192,34 +207,23 @@ static void get_link(void)
 	MUST(recv(rtnl, answer, sizeof(answer), 0));
 }
 
-/* TUNGETVNETBE is left out, as it fails in most configurations */
 static void get_many(void)
 {
 	struct {
 		struct ethtool_gfeatures head;
 		struct ethtool_get_features_block blocks[4];
 	} features = { .head.cmd = ETHTOOL_GFEATURES, .head.size = 4 };
-	struct ethtool_coalesce coalesce = { .cmd = ETHTOOL_GCOALESCE };
-	struct ethtool_value level = { .cmd = ETHTOOL_GMSGLVL };
 	struct sock_fprog prog;
 	struct ifreq ifr = {};
-	int value, netns;
-	struct stat stat;
+	int value;
 
 	MUST(ioctl(tap, TUNGETIFF, &ifr));
-	MUST(ioctl(tap, TUNGETFEATURES, &value));
-	MUST(ioctl(tap, TUNGETSNDBUF, &value));
 	MUST(ioctl(tap, TUNGETVNETHDRSZ, &value));
-	MUST(ioctl(tap, TUNGETVNETLE, &value));
+	MUST(ioctl(tap, TUNGETSNDBUF, &value));
 	MUST(ioctl(tap, TUNGETFILTER, &prog));
 	MUST(ioctl(tap, SIOCGIFHWADDR, &ifr));
-	MUST(netns = ioctl(tap, TUNGETDEVNETNS));
-	MUST(fstat(netns, &stat));
-	close(netns);
-	get_link();
 	get_ethtool(&features);
-	get_ethtool(&coalesce);
-	get_ethtool(&level);
+	get_link();
 }
 
 static double time_of(void (*call)(void))
@@ -239,7 +243,6 @@ static void compare_calls(const char *what, void (*one)(void),
 	int i;
 
 	for (i = 0; i < ROUNDS; i++) {
-		fill_flows();
 		if (i & 1) {
 			t = time_of(one);
 			ratios[i] = t / time_of(many);
@@ -251,21 +254,220 @@ static void compare_calls(const char *what, void (*one)(void),
 	print_ratio(what, ratios);
 }
 
+/* Larger devices, and more of them */
+
+static int wide, crowd[DEVICES];
+
+static void get_wide(void)
+{
+	get(wide, NO_FLOWS);
+}
+
+static void get_flows(void)
+{
+	get(tap, ALL_GROUPS);
+}
+
+static void *get_in_thread(void *unused)
+{
+	int i;
+
+	(void)unused;
+	for (i = 0; i < CALLS; i++)
+		get_one();
+	return NULL;
+}
+
+static double time_of_threads(void)
+{
+	pthread_t threads[THREADS];
+	double start = now();
+	int i;
+
+	for (i = 0; i < THREADS; i++)
+		must(!pthread_create(&threads[i], NULL, get_in_thread, NULL),
+		     "pthread_create");
+	for (i = 0; i < THREADS; i++)
+		pthread_join(threads[i], NULL);
+	return now() - start;
+}
+
+static double time_of_devices(const int *fds, int n)
+{
+	double start = now();
+	int i;
+
+	for (i = 0; i < DEVICES; i++)
+		get(fds[i % n], NO_FLOWS);
+	return now() - start;
+}
+
+/* Divide by the number of calls: 1 is linear */
+static void compare_threads(void)
+{
+	double ratios[ROUNDS], t;
+	int i;
+
+	for (i = 0; i < ROUNDS; i++) {
+		t = time_of(get_one) * THREADS;
+		ratios[i] = time_of_threads() / t;
+	}
+	print_ratio("time of a TUNGETSTATE by 8 threads to one by 1 thread",
+		    ratios);
+}
+
+static void compare_devices(void)
+{
+	double ratios[ROUNDS], t;
+	int i;
+
+	for (i = 0; i < ROUNDS; i++) {
+		t = time_of_devices(crowd, 1);
+		ratios[i] = time_of_devices(crowd, DEVICES) / t;
+	}
+	print_ratio("time of a TUNGETSTATE of 1000 devices in turn to one of 1",
+		    ratios);
+}
+
+static void make_devices(void)
+{
+	char other[IFNAMSIZ] = "wide%d";
+	struct rlimit limit = { 2048, 2048 };
+	int i;
+
+	MUST(setrlimit(RLIMIT_NOFILE, &limit));
+	MUST(wide = tun_queue(other, TAP_FLAGS));
+	for (i = 1; i < WIDE_QUEUES; i++)
+		MUST(tun_queue(other, TAP_FLAGS));
+	for (i = 0; i < DEVICES; i++) {
+		snprintf(other, sizeof(other), "crowd%d", i);
+		MUST(crowd[i] = tun_queue(other, TAP_FLAGS));
+	}
+}
+
+/* Have the device learn flows, which expire after 3 s, from packets into the host */
+static void learn_flows(void)
+{
+	unsigned char frame[VNET_HDR + 64] = {}, *eth = frame + VNET_HDR;
+	int i;
+
+	eth[0] = 2;		/* to another host */
+	eth[12] = 8;
+	eth[14] = 0x45;
+	eth[17] = 50;
+	eth[22] = 64;
+	eth[23] = IPPROTO_UDP;
+	for (i = 0; i < FLOWS + 64; i++) {
+		eth[28] = i >> 8;	/* source */
+		eth[29] = i;
+		MUST(write(tap, frame, sizeof(frame)));
+	}
+}
+
+static void compare_flows(void)
+{
+	double ratios[ROUNDS], t;
+	int i;
+
+	for (i = 0; i < ROUNDS; i++) {
+		learn_flows();
+		t = time_of(get_one);
+		ratios[i] = time_of(get_flows) / t;
+		must(get(tap, ALL_GROUPS).flows.count > FLOWS / 2,
+		     "flows expired while they were measured");
+	}
+	print_ratio("time of TUNGETSTATE with 4096 flows to one without", ratios);
+}
+
+/* Time for which a call holds RTNL, by probes of the kernel */
+
+static bool trace_start(void)
+{
+	char filter[32];
+
+	mount("tracefs", TRACING, "tracefs", 0, NULL);
+	write_file(TRACING "kprobe_events", "r:got rtnl_lock");
+	write_file(TRACING "kprobe_events", "p:put rtnl_unlock");
+	snprintf(filter, sizeof(filter), "common_pid==%d", getpid());
+	write_file(TRACING "events/kprobes/filter", filter);
+	write_file(TRACING "events/kprobes/enable", "1");
+	return !access(TRACING "events/kprobes/put", F_OK);
+}
+
+static void trace_stop(void)
+{
+	write_file(TRACING "events/kprobes/enable", "0");
+	write_file(TRACING "kprobe_events", "-:got");
+	write_file(TRACING "kprobe_events", "-:put");
+}
+
+static int read_holds(double *us, int max)
+{
+	FILE *f = fopen(TRACING "trace", "r");
+	double at, got = 0;
+	char line[256], what[8];
+	const char *p;
+	int n = 0;
+
+	must(f, TRACING "trace");
+	while (n < max && fgets(line, sizeof(line), f)) {
+		p = strchr(line, ']');
+		if (!p || sscanf(p, "] %*s %lf: %7[a-z]:", &at, what) != 2)
+			continue;
+		if (!strcmp(what, "got"))
+			got = at;
+		else if (got)
+			us[n++] = (at - got) * 1e6;
+	}
+	fclose(f);
+	return n;
+}
+
+static void print_hold(const char *what, void (*call)(void))
+{
+	double us[CALLS];
+	int i, n;
+
+	MUST(i = open(TRACING "trace", O_WRONLY | O_TRUNC));
+	close(i);
+	for (i = 0; i < CALLS; i++)
+		call();
+	n = read_holds(us, CALLS);
+	must(n > CALLS / 2, "too few probes");
+	qsort(us, n, sizeof(*us), compare);
+	printf("%5.0f  (%.0f .. %.0f)  us of RTNL: %s\n", us[n / 2], us[n / 4],
+	       us[n * 3 / 4], what);
+	fflush(stdout);
+}
+
+static void print_holds(void)
+{
+	if (!trace_start()) {
+		printf("no kprobes: the time under RTNL is not measured\n");
+		return;
+	}
+	print_hold("TUNGETSTATE without flows", get_one);
+	learn_flows();
+	print_hold("TUNGETSTATE with 4096 flows", get_flows);
+	print_hold("TUNGETSTATE with 256 queues", get_wide);
+	trace_stop();
+}
+
 /* Packets, to the host and back to the same queue */
 
 static double time_of_packets(void)
 {
-	static char frame[10 + 64];
+	static char frame[VNET_HDR + 64];
 	double start = now();
 	int i;
 
 	memset(frame, 0, sizeof(frame));
-	memset(frame + 10, 0xff, 6);
-	frame[10 + 12] = 0x88;	/* a protocol without a receiver */
-	frame[10 + 13] = 0xb5;
+	memset(frame + VNET_HDR, 0xff, 6);
+	frame[VNET_HDR + 12] = 0x88;	/* a protocol without a receiver */
+	frame[VNET_HDR + 13] = 0xb5;
 	for (i = 0; i < PACKETS; i++) {
 		MUST(write(tap, frame, sizeof(frame)));
-		MUST(send(packet, frame + 10, sizeof(frame) - 10, 0));
+		MUST(send(packet, frame + VNET_HDR, sizeof(frame) - VNET_HDR, 0));
 		MUST(read(tap, frame, sizeof(frame)));
 	}
 	return now() - start;
@@ -325,8 +527,10 @@ static void compare_packets(void)
 	};
 	double times[ARRAY_SIZE(beside)], ratios[ARRAY_SIZE(beside)][ROUNDS];
 	unsigned int i, n, k;
+	cpu_set_t cpus;
 	char what[80];
 
+	MUST(sched_getaffinity(0, sizeof(cpus), &cpus));
 	on_cpu(0);
 	for (i = 0; i < ROUNDS; i++) {
 		for (n = 0; n < ARRAY_SIZE(beside); n++) {
@@ -341,18 +545,17 @@ static void compare_packets(void)
 			 beside[0].what, beside[k].what);
 		print_ratio(what, ratios[k]);
 	}
+	MUST(sched_setaffinity(0, sizeof(cpus), &cpus));
 }
 
 static void make_device(void)
 {
-	const unsigned int flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR |
-				   IFF_MULTI_QUEUE;
 	struct sockaddr_ll sll = { .sll_family = AF_PACKET };
 	int i;
 
-	MUST(tap = tun_queue(name, flags));
+	MUST(tap = tun_queue(name, TAP_FLAGS));
 	for (i = 1; i < QUEUES; i++)
-		MUST(tun_queue(name, flags));
+		MUST(tun_queue(name, TAP_FLAGS));
 	MUST(netdev_up(name));
 	MUST(ifindex = netdev_index(name));
 	MUST(inet = socket(AF_INET, SOCK_DGRAM, 0));
@@ -373,8 +576,8 @@ int main(void)
 	make_device();
 	make_states();
 
-	printf("%d queues, %d flows; median of %d ratios (quartiles)\n",
-	       QUEUES, MAX_FLOWS / 2, ROUNDS);
+	printf("median of %d ratios (quartiles); %d queues if not said\n", ROUNDS,
+	       QUEUES);
 	flip = 1;
 	compare_calls("time of TUNSETSTATE to the older calls, new values",
 		      set_one, set_many);
@@ -386,5 +589,12 @@ int main(void)
 
 	must(!state_set(tap, BOTH_SET, &first), "TUNSETSTATE");
 	compare_packets();
+	make_devices();
+	compare_calls("time of TUNGETSTATE with 256 queues to one with 4",
+		      get_wide, get_one);
+	compare_flows();
+	compare_threads();
+	compare_devices();
+	print_holds();
 	return 0;
 }
