@@ -460,6 +460,7 @@ struct link_info {
 	uint32_t owner, group;
 	uint32_t queues, disabled;
 	uint32_t xdp_id;
+	uint8_t xdp_mode;	/* XDP_ATTACHED_* */
 };
 
 static inline void rta_tun(struct link_info *li, struct rtattr *rta, int len)
@@ -514,9 +515,16 @@ static inline void rta_linkinfo(struct link_info *li, struct rtattr *rta,
 
 static inline void rta_xdp(struct link_info *li, struct rtattr *rta, int len)
 {
-	for (; RTA_OK(rta, len); rta = RTA_NEXT(rta, len))
-		if ((rta->rta_type & NLA_TYPE_MASK) == IFLA_XDP_PROG_ID)
+	for (; RTA_OK(rta, len); rta = RTA_NEXT(rta, len)) {
+		switch (rta->rta_type & NLA_TYPE_MASK) {
+		case IFLA_XDP_PROG_ID:
 			memcpy(&li->xdp_id, RTA_DATA(rta), sizeof(li->xdp_id));
+			break;
+		case IFLA_XDP_ATTACHED:
+			li->xdp_mode = *(uint8_t *)RTA_DATA(rta);
+			break;
+		}
+	}
 }
 
 static inline int rtnl_talk(void *req, size_t len, void *answer, size_t room)
@@ -651,7 +659,8 @@ static inline int netdev_move(const char *name, int netns)
 	return rtnl_ack(&req);
 }
 
-static inline int netdev_xdp(const char *name, int prog)
+/* Attach an XDP program, or detach it with -1. @flags: XDP_FLAGS_*_MODE */
+static inline int netdev_xdp_mode(const char *name, int prog, uint32_t flags)
 {
 	struct link_req req = {
 		.nh.nlmsg_len = NLMSG_LENGTH(sizeof(req.ifi)),
@@ -659,15 +668,25 @@ static inline int netdev_xdp(const char *name, int prog)
 		.ifi.ifi_index = netdev_index(name),
 	};
 	struct rtattr *xdp = (void *)req.data;
-	struct rtattr *fd = RTA_DATA(xdp);
+	struct rtattr *attr = RTA_DATA(xdp);
 
-	fd->rta_type = IFLA_XDP_FD;
-	fd->rta_len = RTA_LENGTH(sizeof(prog));
-	memcpy(RTA_DATA(fd), &prog, sizeof(prog));
+	attr->rta_type = IFLA_XDP_FD;
+	attr->rta_len = RTA_LENGTH(sizeof(prog));
+	memcpy(RTA_DATA(attr), &prog, sizeof(prog));
+	attr = (void *)attr + RTA_SPACE(sizeof(prog));
+	attr->rta_type = IFLA_XDP_FLAGS;
+	attr->rta_len = RTA_LENGTH(sizeof(flags));
+	memcpy(RTA_DATA(attr), &flags, sizeof(flags));
 	xdp->rta_type = IFLA_XDP | NLA_F_NESTED;
-	xdp->rta_len = RTA_LENGTH(fd->rta_len);
+	xdp->rta_len = RTA_LENGTH(RTA_SPACE(sizeof(prog)) +
+				  RTA_SPACE(sizeof(flags)));
 	req.nh.nlmsg_len += xdp->rta_len;
 	return rtnl_ack(&req);
+}
+
+static inline int netdev_xdp(const char *name, int prog)
+{
+	return netdev_xdp_mode(name, prog, 0);
 }
 
 /* eBPF without a library */
@@ -805,6 +824,52 @@ static inline void frame_make(unsigned char *frame, bool tap,
 		frame[13] = 0xb5;
 	}
 	frame[FRAME_MARK] = mark;
+}
+
+/* A UDP packet of one of many flows; @back: from the peer of the flow */
+static inline void flow_frame_make(unsigned char *frame, bool tap,
+				   uint16_t flow, bool back)
+{
+	uint16_t ports[] = { htons(1024 + flow), htons(53) };
+	unsigned char *ip = frame + (tap ? ETH_HLEN : 0);
+	unsigned int len = FRAME_SIZE - (ip - frame);
+
+	memset(frame, 0, FRAME_SIZE);
+	if (tap) {
+		frame[0] = 0x02;
+		frame[12] = ETH_P_IP >> 8;
+		frame[13] = ETH_P_IP & 0xff;
+	}
+	ip[0] = 0x45;
+	ip[3] = len;
+	ip[8] = 1;
+	ip[9] = IPPROTO_UDP;
+	/* Two addresses of the documentation's network */
+	memcpy(ip + 12, back ? "\300\0\2\2" : "\300\0\2\1", 4);
+	memcpy(ip + 16, back ? "\300\0\2\1" : "\300\0\2\2", 4);
+	memcpy(ip + 20, &ports[back], 2);
+	memcpy(ip + 22, &ports[!back], 2);
+	ip[25] = len - 20;
+}
+
+/* Have a device that is up learn a flow, from a packet that is written to this
+ * queue. @flags: those that the queue was opened with. Return 0 or an errno.
+ */
+static inline int flow_learn(int fd, unsigned int flags, uint16_t flow)
+{
+	unsigned char buf[32 + FRAME_SIZE] = {};
+	struct tun_pi pi = { .proto = htons(ETH_P_IP) };
+	unsigned int at = 0;
+
+	if (!(flags & IFF_NO_PI)) {
+		memcpy(buf, &pi, sizeof(pi));
+		at += sizeof(pi);
+	}
+	if (flags & IFF_VNET_HDR)
+		at += 10;
+	flow_frame_make(buf + at, flags & IFF_TAP, flow, false);
+	at += FRAME_SIZE;
+	return write(fd, buf, at) == at ? 0 : errno;
 }
 
 #endif /* TUN_STATE_UTIL_H */
