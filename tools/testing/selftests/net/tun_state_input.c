@@ -58,20 +58,22 @@ TEST_F(call, nothing_asked)
 	EXPECT_EQ(0, self->s->failed);
 	EXPECT_EQ(self->before.s.mask, self->s->supported);
 	OK(TUNSETSTATE);
-	self->s->flags = TUN_STATE_F_CHECK;
-	OK(TUNSETSTATE);
-	EXPECT_EQ(TUN_STATE_F_CHECK, self->s->flags);
+	EXPECT_EQ(0, self->s->mask);
+	self->s->flags = TUN_STATE_F_HOLD;
+	OK(TUNGETSTATE);
+	EXPECT_EQ(TUN_STATE_F_HOLD, self->s->flags);
+	EXPECT_EQ(self->before.s.mask, self->s->supported);
 }
 
 /* The groups that this test knows */
 TEST_F(call, supported)
 {
-	const uint64_t known = TUN_STATE_IDENTITY | TUN_STATE_FLAGS |
-		TUN_STATE_OWNER | TUN_STATE_VNET | TUN_STATE_OFFLOAD |
-		TUN_STATE_SNDBUF | TUN_STATE_LINK | TUN_STATE_TXFILTER |
-		TUN_STATE_SOCKFILTER | TUN_STATE_STEERING | TUN_STATE_FILTER |
-		TUN_STATE_XDP | TUN_STATE_FLOWS | TUN_STATE_QUEUE |
-		TUN_STATE_QUEUES;
+	const uint64_t known = TUN_STATE_IDENTITY | TUN_STATE_NETDEV |
+		TUN_STATE_IFF | TUN_STATE_OWNER | TUN_STATE_VNET |
+		TUN_STATE_OFFLOAD | TUN_STATE_SNDBUF | TUN_STATE_LINK |
+		TUN_STATE_COALESCE | TUN_STATE_TXFILTER | TUN_STATE_SOCKFILTER |
+		TUN_STATE_STEERING | TUN_STATE_FILTER | TUN_STATE_XDP |
+		TUN_STATE_FLOWS | TUN_STATE_QUEUE | TUN_STATE_QUEUES;
 
 	EXPECT_EQ(known, self->before.s.supported & known);
 	EXPECT_EQ(0, self->before.s.supported & ~ALL_GROUPS);
@@ -79,7 +81,7 @@ TEST_F(call, supported)
 
 TEST_F(call, unknown_mask_bit)
 {
-	static const unsigned int bits[] = { 15, 31, 32, 63 };
+	static const unsigned int bits[] = { 17, 31, 32, 63 };
 	unsigned int i;
 	uint64_t bit;
 
@@ -87,60 +89,60 @@ TEST_F(call, unknown_mask_bit)
 		bit = 1ULL << bits[i];
 		memset(self->s, 0, sizeof(*self->s));
 		self->s->mask = bit | TUN_STATE_SNDBUF;
-		self->s->sndbuf.device = 5000;
-		self->s->sndbuf.queue = 5000;
+		self->s->sndbuf.size = 5000;
 		FAILS(EINVAL, TUNGETSTATE);
 		EXPECT_EQ(bit, self->s->failed);
 		FAILS(EINVAL, TUNSETSTATE);
 		EXPECT_EQ(bit, self->s->failed);
 		EXPECT_EQ(self->before.s.supported, self->s->supported);
-		self->s->flags = TUN_STATE_F_CHECK;
-		FAILS(EINVAL, TUNSETSTATE);
-		EXPECT_EQ(bit, self->s->failed);
 		EXPECT_EQ(bit | TUN_STATE_SNDBUF, self->s->mask);
 	}
 }
 
+/* TUN_STATE_F_HOLD is a flag of TUNGETSTATE only */
 TEST_F(call, flags)
 {
 	uint32_t flag;
 
 	self->s->mask = TUN_STATE_SNDBUF;
-	self->s->sndbuf.device = 5000;
-	self->s->sndbuf.queue = 5000;
+	self->s->sndbuf.size = 5000;
 	for (flag = 1; flag; flag <<= 1) {
 		self->s->failed = 5;
 		self->s->flags = flag;
-		FAILS(EINVAL, TUNGETSTATE);
+		FAILS(EINVAL, TUNSETSTATE);
 		EXPECT_EQ(0, self->s->failed);
-		EXPECT_EQ(5000, self->s->sndbuf.device);
-		if (flag != TUN_STATE_F_CHECK)
-			FAILS(EINVAL, TUNSETSTATE);
-		self->s->flags = flag | TUN_STATE_F_CHECK;
-		if (flag != TUN_STATE_F_CHECK)
-			FAILS(EINVAL, TUNSETSTATE);
+		EXPECT_EQ(flag, self->s->flags);
+		if (flag != TUN_STATE_F_HOLD)
+			FAILS(EINVAL, TUNGETSTATE);
+		self->s->flags = flag | TUN_STATE_F_HOLD;
+		if (flag != TUN_STATE_F_HOLD)
+			FAILS(EINVAL, TUNGETSTATE);
+		EXPECT_EQ(0, self->s->failed);
+		EXPECT_EQ(5000, self->s->sndbuf.size);
+		FAILS(EINVAL, TUNSETSTATE);
 	}
 }
 
 TEST_F(call, reserved)
 {
-	self->s->mask = TUN_STATE_SNDBUF;
-	self->s->sndbuf.device = 5000;
-	self->s->sndbuf.queue = 5000;
-	self->s->reserved = 1;
-	FAILS(EINVAL, TUNGETSTATE);
-	FAILS(EINVAL, TUNSETSTATE);
-	EXPECT_EQ(0, self->s->failed);
-	self->s->flags = TUN_STATE_F_CHECK;
-	FAILS(EINVAL, TUNSETSTATE);
-	EXPECT_EQ(1, self->s->reserved);
+	static const uint32_t values[] = { 1, 0x80000000 };
+	unsigned int i;
 
-	/* Groups that are only compared; tun_state_values has the others */
-	self->s->reserved = 0;
-	self->s->mask = TUN_STATE_XDP;
-	self->s->xdp.reserved = 1;
-	FAILS(EINVAL, TUNSETSTATE);
-	EXPECT_EQ(TUN_STATE_XDP, self->s->failed);
+	for (i = 0; i < ARRAY_SIZE(values); i++) {
+		self->s->mask = TUN_STATE_SNDBUF;
+		self->s->sndbuf.size = 5000;
+		self->s->reserved = values[i];
+		FAILS(EINVAL, TUNGETSTATE);
+		FAILS(EINVAL, TUNSETSTATE);
+		EXPECT_EQ(0, self->s->failed);
+		EXPECT_EQ(values[i], self->s->reserved);
+		EXPECT_EQ(TUN_STATE_SNDBUF, self->s->mask);
+		/* Of a call about no group, too */
+		self->s->mask = 0;
+		FAILS(EINVAL, TUNGETSTATE);
+		FAILS(EINVAL, TUNSETSTATE);
+	}
+	/* tun_state_values has the fields of the groups */
 }
 
 /* A request number with another direction is no ioctl */
@@ -182,7 +184,7 @@ TEST_F(call, size_of_header)
 /* A caller with a shorter struct: nothing is written behind it */
 TEST_F(call, size_short)
 {
-	const uint64_t fits = TUN_STATE_IDENTITY | TUN_STATE_FLAGS;
+	const uint64_t fits = TUN_STATE_IDENTITY | TUN_STATE_IFF;
 	const unsigned int size = offsetof(struct tun_state, owner);
 	unsigned int i;
 
@@ -191,28 +193,21 @@ TEST_F(call, size_short)
 	self->s->mask = fits;
 	OK(TUNGETSTATE_SIZE(size));
 	EXPECT_EQ(fits, self->s->mask);
-	EXPECT_EQ(self->before.s.device.flags, self->s->device.flags);
+	EXPECT_EQ(self->before.s.iff.flags, self->s->iff.flags);
 	for (i = size; i < self->page; i++)
 		ASSERT_EQ(0xaa, ((unsigned char *)self->s)[i]);
 	OK(TUNSETSTATE_SIZE(size));
 	EXPECT_EQ(fits, self->s->mask);
-	self->s->flags = TUN_STATE_F_CHECK;
-	OK(TUNSETSTATE_SIZE(size));
-	EXPECT_EQ(0, self->s->mask);
 
 	/* Groups outside the struct, or only in part inside */
 	for (i = size; i < size + sizeof(self->s->owner); i++) {
-		self->s->flags = 0;
 		self->s->mask = fits | TUN_STATE_OWNER;
 		FAILS(EINVAL, TUNGETSTATE_SIZE(i));
 		EXPECT_EQ(TUN_STATE_OWNER, self->s->failed);
 		FAILS(EINVAL, TUNSETSTATE_SIZE(i));
 		EXPECT_EQ(TUN_STATE_OWNER, self->s->failed);
-		self->s->flags = TUN_STATE_F_CHECK;
-		FAILS(EINVAL, TUNSETSTATE_SIZE(i));
 		EXPECT_EQ(fits | TUN_STATE_OWNER, self->s->mask);
 	}
-	self->s->flags = 0;
 	OK(TUNGETSTATE_SIZE(i));
 	for (i = size + sizeof(self->s->owner); i < self->page; i++)
 		ASSERT_EQ(0xaa, ((unsigned char *)self->s)[i]);
@@ -221,39 +216,38 @@ TEST_F(call, size_short)
 /* A struct must hold each group of the mask */
 TEST_F(call, size_per_group)
 {
-	static const struct {
-		uint64_t group;
-		size_t end;	/* the offset of the next group */
-	} groups[] = {
-		{ TUN_STATE_IDENTITY, offsetof(struct tun_state, device) },
-		{ TUN_STATE_FLAGS, offsetof(struct tun_state, owner) },
-		{ TUN_STATE_OWNER, offsetof(struct tun_state, vnet) },
-		{ TUN_STATE_VNET, offsetof(struct tun_state, offload) },
-		{ TUN_STATE_OFFLOAD, offsetof(struct tun_state, sndbuf) },
-		{ TUN_STATE_SNDBUF, offsetof(struct tun_state, link) },
-		{ TUN_STATE_LINK, offsetof(struct tun_state, txfilter) },
-		{ TUN_STATE_TXFILTER, offsetof(struct tun_state, sockfilter) },
-		{ TUN_STATE_SOCKFILTER, offsetof(struct tun_state, steering) },
-		{ TUN_STATE_STEERING, offsetof(struct tun_state, filter) },
-		{ TUN_STATE_FILTER, offsetof(struct tun_state, xdp) },
-		{ TUN_STATE_XDP, offsetof(struct tun_state, flows) },
-		{ TUN_STATE_FLOWS, offsetof(struct tun_state, queue) },
-		{ TUN_STATE_QUEUE, offsetof(struct tun_state, queues) },
-	};
-	unsigned int i;
+	unsigned int i, end;
 
-	for (i = 0; i < ARRAY_SIZE(groups); i++) {
+	for (i = 0; i < NR_GROUPS; i++) {
+		uint64_t group = state_groups[i].bit;
+
+		/* Each begins where the one before has ended */
+		end = i + 1 < NR_GROUPS ? state_groups[i + 1].offset :
+					  TUN_STATE_SIZE_VER0;
 		memset(self->s, 0, sizeof(*self->s));
-		self->s->mask = groups[i].group;
-		self->s->flows.entry_size = sizeof(struct tun_state_flow);
-		FAILS(EINVAL, TUNGETSTATE_SIZE(groups[i].end - 1));
-		EXPECT_EQ(groups[i].group, self->s->failed);
-		OK(TUNGETSTATE_SIZE(groups[i].end));
-		EXPECT_EQ(groups[i].group, self->s->mask);
+		self->s->mask = group;
+		self->s->sockfilter.entry_size = 8;
+		self->s->flows.entry_size = 8;
+		self->s->queues.entry_size = 8;
+		self->s->queues.count = 1;
+		self->s->queues.entries = (uintptr_t)self->s + self->page;
+		FAILS(EINVAL, TUNGETSTATE_SIZE(end - 1));
+		EXPECT_EQ(group, self->s->failed);
+		FAILS(EINVAL, TUNSETSTATE_SIZE(end - 1));
+		EXPECT_EQ(group, self->s->failed);
+		OK(TUNGETSTATE_SIZE(end));
+		EXPECT_EQ(group, self->s->mask);
+		OK(TUNSETSTATE_SIZE(end));
+		EXPECT_EQ(group & ~GET_ONLY, self->s->mask);
 	}
-	self->s->mask = TUN_STATE_QUEUES;
-	FAILS(EINVAL, TUNGETSTATE_SIZE(sizeof(*self->s) - 1));
-	EXPECT_EQ(TUN_STATE_QUEUES, self->s->failed);
+}
+
+/* The struct has a size for good */
+TEST_F(call, size_of_version)
+{
+	EXPECT_EQ(360, TUN_STATE_SIZE_VER0);
+	EXPECT_GE(sizeof(struct tun_state), TUN_STATE_SIZE_VER0);
+	EXPECT_EQ(HEADER, 32);
 }
 
 /* A caller with a longer struct, which is zero behind the known part */
@@ -272,16 +266,15 @@ TEST_F(call, size_long)
 		if (size == sizeof(*self->s))
 			continue;
 
-		self->s->sndbuf.device = 5000;
+		self->s->sndbuf.size = 5000;
 		bytes[size - 1] = 1;
 		FAILS(E2BIG, TUNGETSTATE_SIZE(size));
 		FAILS(E2BIG, TUNSETSTATE_SIZE(size));
-		EXPECT_EQ(5000, self->s->sndbuf.device);
+		EXPECT_EQ(5000, self->s->sndbuf.size);
 		bytes[size - 1] = 0;
 		bytes[sizeof(*self->s)] = 1;
 		FAILS(E2BIG, TUNGETSTATE_SIZE(size));
 		bytes[sizeof(*self->s)] = 0;
-		self->s->flags = 0;
 		/* Bytes behind the struct are ignored */
 		bytes[size] = 1;
 		self->s->mask = TUN_STATE_SNDBUF;
@@ -323,20 +316,25 @@ TEST_F(call, zeroed)
 			~(TUN_STATE_QUEUES | TUN_STATE_FLOWS |
 			  TUN_STATE_SOCKFILTER);
 	OK(TUNGETSTATE);
-	EXPECT_EQ(0, self->s->device.reserved);
-	EXPECT_EQ(0, self->s->link.reserved);
-	EXPECT_EQ(0, self->s->xdp.reserved);
-	EXPECT_EQ(0, self->s->queue.reserved);
+	EXPECT_EQ(0, self->s->iff.reserved);
+	EXPECT_EQ(0, self->s->owner.flags);
+	EXPECT_EQ(0, self->s->owner.reserved);
+	EXPECT_EQ(0, self->s->offload.reserved);
+	EXPECT_EQ(0, self->s->sndbuf.reserved);
+	EXPECT_EQ(0, self->s->coalesce.reserved);
+	EXPECT_EQ(0, self->s->txfilter.reserved);
 	EXPECT_EQ(0, self->s->steering.id);
 	EXPECT_EQ(0, self->s->steering.fd);
 	EXPECT_EQ(0, self->s->filter.action);
-	EXPECT_EQ(0, self->s->queues.queues);
+	EXPECT_EQ(0, self->s->queues.entries);
 	for (i = 0; i < sizeof(self->s->identity.reserved); i++)
 		EXPECT_EQ(0, self->s->identity.reserved[i]);
-	for (i = ETH_ALEN; i < sizeof(self->s->identity.addr); i++)
-		EXPECT_EQ(0, self->s->identity.addr[i]);
-	for (i = strlen(self->name); i < sizeof(self->s->identity.name); i++)
-		EXPECT_EQ(0, self->s->identity.name[i]);
+	for (i = 0; i < sizeof(self->s->netdev.reserved); i++)
+		EXPECT_EQ(0, self->s->netdev.reserved[i]);
+	for (i = ETH_ALEN; i < sizeof(self->s->netdev.addr); i++)
+		EXPECT_EQ(0, self->s->netdev.addr[i]);
+	for (i = strlen(self->name); i < sizeof(self->s->netdev.name); i++)
+		EXPECT_EQ(0, self->s->netdev.name[i]);
 }
 
 TEST_F(call, bad_pointer)
@@ -361,8 +359,7 @@ TEST_F(call, bad_pointer)
 			s->mask = 0;
 		if (i == 5) {
 			s->mask = TUN_STATE_SNDBUF;
-			s->sndbuf.device = 5000;
-			s->sndbuf.queue = 5000;
+			s->sndbuf.size = 5000;
 		}
 	}
 	munmap(unmapped, self->page);
@@ -383,21 +380,17 @@ TEST_F(call, bad_pointer)
 TEST_F(call, read_only)
 {
 	self->s->mask = TUN_STATE_SNDBUF;
-	self->s->sndbuf.device = 5000;
-	self->s->sndbuf.queue = 5000;
+	self->s->sndbuf.size = 5000;
 	ASSERT_EQ(0, mprotect(self->s, self->page, PROT_READ));
 	FAILS(EFAULT, TUNGETSTATE);
 	FAILS(EFAULT, TUNSETSTATE);
 	EXPECT_TRUE(state_unchanged(self->fd, &self->before));
 	ASSERT_EQ(0, mprotect(self->s, self->page, PROT_READ | PROT_WRITE));
-	self->s->flags = TUN_STATE_F_CHECK;
 	self->s->mask |= 1ULL << 63;
 	ASSERT_EQ(0, mprotect(self->s, self->page, PROT_READ));
 	FAILS(EFAULT, TUNSETSTATE);
+	FAILS(EFAULT, TUNGETSTATE);
 	ASSERT_EQ(0, mprotect(self->s, self->page, PROT_READ | PROT_WRITE));
-	self->s->mask = TUN_STATE_SNDBUF;
-	ASSERT_EQ(0, mprotect(self->s, self->page, PROT_READ));
-	FAILS(EFAULT, TUNSETSTATE);
 }
 
 TEST_F(call, not_attached)
@@ -410,14 +403,13 @@ TEST_F(call, not_attached)
 	self->s->mask = TUN_STATE_SNDBUF;
 	EXPECT_EQ(-1, ioctl(fd, TUNGETSTATE, self->s));
 	EXPECT_EQ(EBADFD, errno);
-	self->s->sndbuf.device = 5000;
-	self->s->sndbuf.queue = 5000;
+	self->s->sndbuf.size = 5000;
 	EXPECT_EQ(-1, ioctl(fd, TUNSETSTATE, self->s));
 	EXPECT_EQ(EBADFD, errno);
 	EXPECT_EQ(TUN_STATE_SNDBUF, self->s->mask);
 	EXPECT_EQ(0, self->s->failed);
-	self->s->flags = TUN_STATE_F_CHECK;
-	EXPECT_EQ(-1, ioctl(fd, TUNSETSTATE, self->s));
+	self->s->flags = TUN_STATE_F_HOLD;
+	EXPECT_EQ(-1, ioctl(fd, TUNGETSTATE, self->s));
 	EXPECT_EQ(EBADFD, errno);
 	close(fd);
 }
@@ -466,20 +458,21 @@ TEST_F(call, compat)
 
 	ASSERT_EQ(0, state_get(self->fd, ALL_GROUPS, &st));
 	s->mask = ALL_GROUPS;
+	s->sockfilter.entry_size = sizeof(struct sock_filter);
 	s->flows.entry_size = sizeof(struct tun_state_flow);
-	s->queues.queues = (uintptr_t)self->s;
+	s->queues.entries = (uintptr_t)self->s;
 	s->queues.count = MAX_QUEUES;
 	s->queues.entry_size = sizeof(struct tun_state_queue);
 	ASSERT_EQ(0, compat_ioctl(self->fd, TUNGETSTATE, s));
-	st.s.sockfilter.insns = 0;
-	st.s.flows.flows = 0;
-	st.s.queues.queues = s->queues.queues;
+	st.s.sockfilter.entries = 0;
+	st.s.flows.entries = 0;
+	st.s.queues.entries = s->queues.entries;
 	EXPECT_EQ(0, memcmp(&st.s, s, sizeof(*s)));
 	EXPECT_EQ(0, memcmp(st.queues, self->s, sizeof(st.queues[0])));
 
 	ASSERT_EQ(0, compat_ioctl(self->fd, TUNSETSTATE, s));
 	EXPECT_EQ(self->before.s.mask & ~GET_ONLY, s->mask);
-	s->sndbuf.queue = 0;
+	s->sndbuf.size = 0;
 	EXPECT_EQ(-EINVAL, compat_ioctl(self->fd, TUNSETSTATE, s));
 	EXPECT_EQ(TUN_STATE_SNDBUF, s->failed);
 }
