@@ -2,7 +2,10 @@
 /*
  * Rights that TUNGETSTATE and TUNSETSTATE need: those of the ioctls that set
  * the same values, neither more nor fewer. The callers are a process with
- * nothing but the file, and processes in a user namespace of their own.
+ * nothing but the file, processes in a user namespace of their own, and root.
+ *
+ * A table lists each change that TUNSETSTATE can express. TUNSETSTATE makes it
+ * on one device, and the older ioctl on another.
  */
 #include <grp.h>
 #include <sys/prctl.h>
@@ -30,12 +33,585 @@ static int drop_everything(void)
 	return stat("/proc/1/ns/net", &st) ? 0 : -1;
 }
 
+/* Enter a user namespace that knows one user and group only */
+static int enter_userns(int more)
+{
+	unsigned int uid = getuid(), gid = getgid();
+	char map[64];
+
+	if (prctl(PR_SET_DUMPABLE, 1) || unshare(CLONE_NEWUSER | more))
+		return -1;
+	write_file("/proc/self/setgroups", "deny");
+	snprintf(map, sizeof(map), "0 %u 1", uid);
+	write_file("/proc/self/uid_map", map);
+	snprintf(map, sizeof(map), "0 %u 1", gid);
+	write_file("/proc/self/gid_map", map);
+	return getuid() || getgid() ? -1 : 0;
+}
+
+static int become_nobody(void)
+{
+	return setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) ||
+	       setresuid(NOBODY, NOBODY, NOBODY) ? -1 : 0;
+}
+
+/* Run a function in a child; return its result, 0 for success */
+#define IN_CHILD(call)							\
+	do {								\
+		int _status;						\
+		pid_t _pid = fork();					\
+									\
+		ASSERT_GE(_pid, 0);					\
+		if (!_pid)						\
+			_exit(call);					\
+		ASSERT_EQ(_pid, waitpid(_pid, &_status, 0));		\
+		ASSERT_TRUE(WIFEXITED(_status));			\
+		EXPECT_EQ(0, WEXITSTATUS(_status));			\
+	} while (0)
+
+/* Each change that TUNSETSTATE can express, beside its older ioctl */
+
+#define FLAGS (IFF_TAP | IFF_MULTI_QUEUE)
+
+/* Two devices of one shape, for TUNSETSTATE and for older ioctls */
+struct devices {
+	char name[2][IFNAMSIZ];
+	int fd[2];
+	int other[2];		/* a second queue of each */
+	int prog;
+};
+
+enum verdict {
+	ALIKE,		/* allowed where the ioctl is, with its effect */
+	REFUSED,	/* for anybody */
+	IGNORED,	/* for anybody */
+	NEW,		/* allowed, and no ioctl can do it */
+	CAPABLE,	/* NEW with CAP_NET_ADMIN, otherwise EPERM */
+};
+
+struct right {
+	const char *what;
+	struct state_change change;
+	void (*edit)(struct devices *d, struct state *st);
+	enum verdict verdict;
+	int err;		/* when it has to be refused */
+	/* The older ioctl, with a value or a pointer to one, or more */
+	unsigned long request;
+	long value;
+	bool by_value;
+	int (*ioctl)(struct devices *d);
+};
+
+/* The owner to set is known, even if the current one is not */
+static void edit_uid(struct devices *d, struct state *st)
+{
+	st->s.owner.flags &= ~TUN_STATE_OWNER_UID_UNMAPPED;
+}
+
+static void edit_gid(struct devices *d, struct state *st)
+{
+	st->s.owner.flags &= ~TUN_STATE_OWNER_GID_UNMAPPED;
+}
+
+static void edit_offload(struct devices *d, struct state *st)
+{
+	st->s.offload.enabled = TUN_F_CSUM | TUN_F_TSO4;
+	st->s.offload.wanted = TUN_F_CSUM | TUN_F_TSO4;
+}
+
+static void edit_no_offload(struct devices *d, struct state *st)
+{
+	st->s.offload.enabled = 0;
+	st->s.offload.wanted = 0;
+}
+
+static void edit_txfilter(struct devices *d, struct state *st)
+{
+	memset(&st->s.txfilter, 0, sizeof(st->s.txfilter));
+	st->s.txfilter.count = 1;
+	memset(st->s.txfilter.addr[0], 0x50, 6);
+}
+
+static int ioctl_txfilter(struct devices *d)
+{
+	union {
+		struct tun_filter head;
+		unsigned char bytes[sizeof(struct tun_filter) + 6];
+	} f = {
+		.head.count = 1,
+	};
+
+	memset(f.bytes + sizeof(f.head), 0x50, 6);
+	return ioctl(d->fd[1], TUNSETTXFILTER, &f);
+}
+
+static void edit_no_txfilter(struct devices *d, struct state *st)
+{
+	memset(&st->s.txfilter, 0, sizeof(st->s.txfilter));
+}
+
+static int ioctl_no_txfilter(struct devices *d)
+{
+	struct tun_filter f = {};
+
+	return ioctl(d->fd[1], TUNSETTXFILTER, &f);
+}
+
+static const struct sock_filter accept_all = { BPF_RET | BPF_K, 0, 0, 0xffff };
+static const struct sock_filter invalid = { 0xffff, 0, 0, 0 };
+
+static void edit_sockfilter(struct devices *d, struct state *st)
+{
+	st->s.sockfilter.count = 1;
+	st->insns[0] = accept_all;
+}
+
+static int ioctl_sockfilter(struct devices *d)
+{
+	return tun_attach_filter(d->fd[1], &accept_all, 1);
+}
+
+static void edit_invalid_sockfilter(struct devices *d, struct state *st)
+{
+	st->s.sockfilter.count = 1;
+	st->insns[0] = invalid;
+}
+
+static int ioctl_invalid_sockfilter(struct devices *d)
+{
+	return tun_attach_filter(d->fd[1], &invalid, 1);
+}
+
+static void edit_no_sockfilter(struct devices *d, struct state *st)
+{
+	st->s.sockfilter.count = 0;
+}
+
+static int ioctl_no_sockfilter(struct devices *d)
+{
+	return tun_detach_filter(d->fd[1]);
+}
+
+/* For a queue with a filter, taking the device's filter away does more */
+static void edit_queue_without_filter(struct devices *d, struct state *st)
+{
+	st->s.queue.flags &= ~TUN_STATE_QUEUE_SOCKFILTER;
+}
+
+static void edit_queue_with_filter(struct devices *d, struct state *st)
+{
+	st->s.queue.flags |= TUN_STATE_QUEUE_SOCKFILTER;
+}
+
+static void edit_steering_fd(struct devices *d, struct state *st)
+{
+	st->s.steering.action = TUN_STATE_PROG_FD;
+	st->s.steering.fd = d->prog;
+}
+
+static int ioctl_steering_fd(struct devices *d)
+{
+	return ioctl(d->fd[1], TUNSETSTEERINGEBPF, &d->prog);
+}
+
+static void edit_filter_fd(struct devices *d, struct state *st)
+{
+	st->s.filter.action = TUN_STATE_PROG_FD;
+	st->s.filter.fd = d->prog;
+}
+
+static int ioctl_filter_fd(struct devices *d)
+{
+	return ioctl(d->fd[1], TUNSETFILTEREBPF, &d->prog);
+}
+
+static void edit_no_steering(struct devices *d, struct state *st)
+{
+	memset(&st->s.steering, 0, sizeof(st->s.steering));
+}
+
+static void edit_no_filter(struct devices *d, struct state *st)
+{
+	memset(&st->s.filter, 0, sizeof(st->s.filter));
+}
+
+/* Programs that were attached, without and with a hold on them */
+static void edit_gone(struct devices *d, struct state *st, uint32_t flags)
+{
+	int none = -1;
+
+	if (ioctl(d->fd[0], TUNSETSTEERINGEBPF, &d->prog) ||
+	    ioctl(d->fd[0], TUNSETFILTEREBPF, &d->prog) ||
+	    state_get_flags(d->fd[0], ALL_GROUPS, st, flags) ||
+	    ioctl(d->fd[0], TUNSETSTEERINGEBPF, &none) ||
+	    ioctl(d->fd[0], TUNSETFILTEREBPF, &none))
+		memset(st, 0xff, sizeof(*st));
+}
+
+static void edit_not_held(struct devices *d, struct state *st)
+{
+	edit_gone(d, st, 0);
+}
+
+static void edit_held(struct devices *d, struct state *st)
+{
+	edit_gone(d, st, TUN_STATE_F_HOLD);
+}
+
+static int ioctl_detach(struct devices *d)
+{
+	return tun_set_queue(d->fd[1], IFF_DETACH_QUEUE);
+}
+
+/* TUNSETQUEUE makes it the last one of both */
+static void edit_attach(struct devices *d, struct state *st)
+{
+	st->s.queue.flags |= TUN_STATE_QUEUE_ATTACHED;
+	st->s.queue.index = 1;
+}
+
+static int ioctl_attach(struct devices *d)
+{
+	return tun_set_queue(d->fd[1], IFF_ATTACH_QUEUE);
+}
+
+/* Carrier on, after both devices have lost it and all queues */
+static void edit_carrier_without_queue(struct devices *d, struct state *st)
+{
+	unsigned int off = 0;
+	int i;
+
+	for (i = 0; i < 2; i++)
+		if (ioctl(d->fd[i], TUNSETCARRIER, &off) ||
+		    tun_set_queue(d->fd[i], IFF_DETACH_QUEUE) ||
+		    tun_set_queue(d->other[i], IFF_DETACH_QUEUE))
+			memset(st, 0xff, sizeof(*st));
+	st->s.link.carrier = 1;
+}
+
+/* TUNSETIFF is not for a file that has a device already */
+static int ioctl_setiff(struct devices *d)
+{
+	struct ifreq ifr = { .ifr_flags = FLAGS | IFF_VNET_HDR };
+
+	memcpy(ifr.ifr_name, d->name[1], IFNAMSIZ);
+	return ioctl(d->fd[1], TUNSETIFF, &ifr);
+}
+
+#define SET_TO(_group, member, _value)					\
+	.change = { STATE_FIELD(_group, member), .value = (_value) }
+#define FLIP(_group, member, _value)					\
+	.change = { STATE_FIELD(_group, member), .value = (_value),	\
+		    .xor = true }
+#define EDIT(_group, function)						\
+	.change = { .what = #function, .group = TUN_STATE_##_group },	\
+	.edit = function
+#define POINTER(_request, _value)					\
+	.request = (_request), .value = (_value)
+#define VALUE(_request, _value)						\
+	.request = (_request), .value = (_value), .by_value = true
+
+#define SET_OWNER(id, _value)						\
+	SET_TO(OWNER, tmpl.owner.id, _value), .edit = edit_##id
+
+/* An owner that a user namespace may not know */
+#define STRANGER 4242
+
+static const struct right rights[] = {
+	{ SET_TO(IDENTITY, tmpl.identity.ifindex, 1), .verdict = REFUSED,
+	  .err = EXDEV },
+	{ SET_TO(NETDEV, tmpl.netdev.mtu, 1000), .verdict = IGNORED },
+	{ SET_TO(NETDEV, tmpl.netdev.up, 1), .verdict = IGNORED },
+
+	{ FLIP(IFF, tmpl.iff.flags, IFF_PERSIST), VALUE(TUNSETPERSIST, 1) },
+	{ FLIP(IFF, tmpl.iff.flags, IFF_PERSIST), VALUE(TUNSETPERSIST, 0) },
+	{ FLIP(IFF, tmpl.iff.flags, IFF_VNET_HDR), .ioctl = ioctl_setiff },
+	{ FLIP(IFF, tmpl.iff.flags, IFF_NO_PI), .verdict = REFUSED,
+	  .err = EINVAL },
+	{ FLIP(IFF, tmpl.iff.flags, IFF_NAPI | IFF_NAPI_FRAGS),
+	  .verdict = REFUSED, .err = EINVAL },
+
+	{ SET_OWNER(uid, 0), VALUE(TUNSETOWNER, 0) },
+	{ SET_OWNER(uid, STRANGER), VALUE(TUNSETOWNER, STRANGER) },
+	{ SET_OWNER(uid, NOBODY), VALUE(TUNSETOWNER, NOBODY) },
+	{ SET_OWNER(gid, 0), VALUE(TUNSETGROUP, 0) },
+	{ SET_OWNER(gid, STRANGER), VALUE(TUNSETGROUP, STRANGER) },
+	{ SET_OWNER(gid, NOBODY), VALUE(TUNSETGROUP, NOBODY) },
+	{ SET_OWNER(uid, -1), VALUE(TUNSETOWNER, -1), .verdict = CAPABLE },
+	{ SET_OWNER(gid, -1), VALUE(TUNSETGROUP, -1), .verdict = CAPABLE },
+
+	{ SET_TO(VNET, tmpl.vnet.hdr_size, 12), POINTER(TUNSETVNETHDRSZ, 12) },
+	{ SET_TO(VNET, tmpl.vnet.hdr_size, 9), POINTER(TUNSETVNETHDRSZ, 9) },
+	{ FLIP(VNET, tmpl.vnet.flags, TUN_STATE_VNET_LE),
+	  POINTER(TUNSETVNETLE, 1) },
+	{ FLIP(VNET, tmpl.vnet.flags, TUN_STATE_VNET_LE),
+	  POINTER(TUNSETVNETLE, 0) },
+	{ FLIP(VNET, tmpl.vnet.flags, TUN_STATE_VNET_BE),
+	  POINTER(TUNSETVNETBE, 1) },
+
+	{ EDIT(OFFLOAD, edit_offload),
+	  VALUE(TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4) },
+	{ SET_TO(OFFLOAD, tmpl.offload.enabled, TUN_F_TSO4),
+	  VALUE(TUNSETOFFLOAD, TUN_F_TSO4) },
+	{ SET_TO(OFFLOAD, tmpl.offload.wanted, TUN_F_CSUM), .verdict = NEW },
+	{ EDIT(OFFLOAD, edit_no_offload), VALUE(TUNSETOFFLOAD, 0) },
+
+	{ SET_TO(SNDBUF, tmpl.sndbuf.size, 54321),
+	  POINTER(TUNSETSNDBUF, 54321) },
+	{ SET_TO(SNDBUF, tmpl.sndbuf.size, 0), POINTER(TUNSETSNDBUF, 0) },
+
+	{ SET_TO(LINK, tmpl.link.carrier, 0), POINTER(TUNSETCARRIER, 0) },
+	{ SET_TO(LINK, tmpl.link.carrier, 1), POINTER(TUNSETCARRIER, 1) },
+	{ SET_TO(LINK, tmpl.link.msg_enable, 0x2000),
+	  VALUE(TUNSETDEBUG, 0x2000) },
+	{ SET_TO(COALESCE, tmpl.coalesce.rx_frames, 8), .verdict = IGNORED },
+
+	{ EDIT(TXFILTER, edit_txfilter), .ioctl = ioctl_txfilter },
+	{ SET_TO(TXFILTER, tmpl.txfilter.hash, 4), .verdict = NEW },
+	{ EDIT(TXFILTER, edit_no_txfilter), .ioctl = ioctl_no_txfilter },
+
+	{ EDIT(SOCKFILTER, edit_sockfilter), .ioctl = ioctl_sockfilter },
+	{ EDIT(SOCKFILTER, edit_invalid_sockfilter),
+	  .ioctl = ioctl_invalid_sockfilter },
+	{ EDIT(QUEUE, edit_queue_without_filter),
+	  .ioctl = ioctl_no_sockfilter },
+	{ EDIT(QUEUE, edit_queue_with_filter), .ioctl = ioctl_sockfilter },
+	{ EDIT(SOCKFILTER, edit_no_sockfilter), .ioctl = ioctl_no_sockfilter },
+
+	{ EDIT(STEERING, edit_not_held), .verdict = REFUSED, .err = EBADF },
+	{ EDIT(FILTER, edit_not_held), .verdict = REFUSED, .err = EBADF },
+	{ EDIT(STEERING, edit_steering_fd), .ioctl = ioctl_steering_fd },
+	{ EDIT(STEERING, edit_no_steering), POINTER(TUNSETSTEERINGEBPF, -1) },
+	{ EDIT(FILTER, edit_filter_fd), .ioctl = ioctl_filter_fd },
+	{ EDIT(FILTER, edit_no_filter), POINTER(TUNSETFILTEREBPF, -1) },
+	{ EDIT(STEERING, edit_held), .verdict = NEW },
+	{ EDIT(FILTER, edit_held), .verdict = NEW },
+
+	{ SET_TO(XDP, tmpl.xdp.drv_prog_id, 1), .verdict = IGNORED },
+	{ SET_TO(XDP, tmpl.xdp.skb_prog_id, 1), .verdict = IGNORED },
+	{ SET_TO(FLOWS, tmpl.flows.count, 1), .verdict = IGNORED },
+	{ SET_TO(QUEUES, tmpl.queues.count, 1), .verdict = IGNORED },
+
+	{ SET_TO(QUEUE, tmpl.queue.index, 1), .verdict = NEW },
+	{ SET_TO(QUEUE, tmpl.queue.index, 0), .verdict = NEW },
+	{ SET_TO(QUEUE, tmpl.queue.index, 2), .verdict = REFUSED,
+	  .err = EINVAL },
+	{ FLIP(QUEUE, tmpl.queue.flags, TUN_STATE_QUEUE_NAPI),
+	  .verdict = REFUSED, .err = EINVAL },
+	{ FLIP(QUEUE, tmpl.queue.flags, TUN_STATE_QUEUE_ATTACHED),
+	  .ioctl = ioctl_detach },
+	{ EDIT(QUEUE, edit_attach), .ioctl = ioctl_attach },
+	{ EDIT(LINK, edit_carrier_without_queue), POINTER(TUNSETCARRIER, 1),
+	  .err = EPERM },
+};
+
+static int devices_make(struct devices *d)
+{
+	int i;
+
+	memset(d, 0, sizeof(*d));
+	d->prog = -1;
+	for (i = 0; i < 2; i++) {
+		snprintf(d->name[i], IFNAMSIZ, "two%d", i);
+		d->fd[i] = tun_queue(d->name[i], FLAGS);
+		d->other[i] = tun_queue(d->name[i], FLAGS);
+		if (d->fd[i] < 0 || d->other[i] < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int right_ioctl(struct devices *d, const struct right *r)
+{
+	int value = r->value;
+
+	if (r->ioctl)
+		return r->ioctl(d);
+	return r->by_value ? ioctl(d->fd[1], r->request, r->value) :
+			     ioctl(d->fd[1], r->request, &value);
+}
+
+/* Return NULL or an error message */
+static const char *right_try(struct devices *d, const struct right *r,
+			     bool capable)
+{
+	uint64_t group = r->change.group;
+	struct state before, st, after, other;
+	int err, old = -1;
+
+	if (state_get(d->fd[0], ALL_GROUPS, &st))
+		return "cannot read the state";
+	if (r->edit)
+		r->edit(d, &st);
+	state_change(&st, &r->change);
+	if (state_snapshot(d->fd[0], &before))
+		return "cannot read the state after the edit";
+	state_point(&st);
+	err = state_set(d->fd[0], group, &st);
+	if (state_snapshot(d->fd[0], &after))
+		return "cannot read the state again";
+
+	if (r->request || r->ioctl)
+		old = right_ioctl(d, r) < 0 ? errno : 0;
+	if (state_get(d->fd[1], ALL_GROUPS, &other))
+		return "cannot read the other state";
+
+	if (err && !state_equal(&before, &after))
+		return "refused, with effect";
+	switch (r->verdict) {
+	case ALIKE:
+		if (r->err && err != r->err)
+			return "not refused as it should be";
+		if (!err != !old)
+			return err ? "refused, unlike the ioctl" :
+				     "allowed, unlike the ioctl";
+		if (!err && state_differs(&after, &other) & group)
+			return "not the effect of the ioctl";
+		if (!err && !(state_differs(&before, &after) & group))
+			return "allowed, without effect";
+		return NULL;
+	case REFUSED:
+		if (!old)
+			return "the ioctl is allowed";
+		return err == r->err ? NULL : "not refused as it should be";
+	case IGNORED:
+		if (err || st.s.mask)
+			return "not ignored";
+		return state_equal(&before, &after) ? NULL : "not ignored";
+	case CAPABLE:
+		if (!old)
+			return "the ioctl is allowed";
+		if (!capable)
+			return err == EPERM ? NULL : "not refused as it should be";
+		break;
+	case NEW:
+		break;
+	}
+	if (err)
+		return "refused";
+	return state_differs(&before, &after) & group ? NULL : "without effect";
+}
+
+static int rights_try(struct devices *d, bool capable)
+{
+	unsigned int i, wrong = 0;
+	const char *why;
+
+	for (i = 0; i < ARRAY_SIZE(rights); i++) {
+		why = right_try(d, &rights[i], capable);
+		if (!why)
+			continue;
+		fprintf(stderr, "# row %u, %s: %s\n", i, rights[i].change.what,
+			why);
+		wrong++;
+	}
+	return !!wrong;
+}
+
+/* It got the devices from root in the first user namespace, or made them inside
+ * its own
+ */
+struct caller {
+	bool nobody;		/* another user */
+	bool userns;		/* another user namespace */
+	bool inside;		/* the devices are in it */
+	bool capable;		/* has CAP_NET_ADMIN over the devices */
+};
+
+FIXTURE(rights)
+{
+	struct devices d;
+};
+
+FIXTURE_VARIANT(rights)
+{
+	struct caller caller;
+};
+
+FIXTURE_VARIANT_ADD(rights, root)
+{
+	.caller.capable = true,
+};
+
+FIXTURE_VARIANT_ADD(rights, nobody)
+{
+	.caller.nobody = true,
+};
+
+FIXTURE_VARIANT_ADD(rights, root_in_userns)
+{
+	.caller.userns = true,
+};
+
+FIXTURE_VARIANT_ADD(rights, nobody_in_userns)
+{
+	.caller.nobody = true,
+	.caller.userns = true,
+};
+
+FIXTURE_VARIANT_ADD(rights, inside)
+{
+	.caller.nobody = true,
+	.caller.userns = true,
+	.caller.inside = true,
+	.caller.capable = true,
+};
+
+FIXTURE_SETUP(rights)
+{
+	const char *why = tun_state_enter();
+	int i;
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, devices_make(&self->d));
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, ioctl(self->d.fd[i], TUNSETOWNER, 1));
+	self->d.prog = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 64);
+	ASSERT_GE(self->d.prog, 0);
+}
+
+FIXTURE_TEARDOWN(rights)
+{
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		close(self->d.fd[i]);
+		close(self->d.other[i]);
+	}
+	close(self->d.prog);
+}
+
+static int rights_of_caller(struct devices *d, const struct caller *caller)
+{
+	int prog = d->prog;
+
+	if (caller->nobody && !caller->userns && drop_everything())
+		return 10;
+	if (caller->nobody && caller->userns && become_nobody())
+		return 11;
+	if (caller->userns && enter_userns(caller->inside ? CLONE_NEWNET : 0))
+		return 12;
+	if (caller->inside) {
+		if (devices_make(d))
+			return 13;
+		d->prog = prog;
+	}
+	return rights_try(d, caller->capable);
+}
+
+TEST_F(rights, as_with_older_ioctls)
+{
+	IN_CHILD(rights_of_caller(&self->d, &variant->caller));
+}
+
+/* State that a caller reads, and owners in its eyes */
+
 struct file {
 	char name[IFNAMSIZ];
 	int fd;
 	int prog;
 	struct state st;
-	int wrong;		/* line of the first failed check */
 };
 
 FIXTURE(file)
@@ -50,14 +626,12 @@ FIXTURE_SETUP(file)
 	if (why)
 		SKIP(return, "%s", why);
 	memcpy(self->f.name, "dev0", 5);
-	self->f.fd = tun_queue(self->f.name, IFF_TAP | IFF_MULTI_QUEUE);
+	self->f.fd = tun_queue(self->f.name, FLAGS);
 	ASSERT_GE(self->f.fd, 0);
 	self->f.prog = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 64);
 	ASSERT_GE(self->f.prog, 0);
 	ASSERT_EQ(0, state_get(self->f.fd, ALL_GROUPS, &self->f.st));
-	self->f.st.insns[0] = (struct sock_filter){
-		BPF_RET | BPF_K, 0, 0, 0xffff
-	};
+	self->f.st.insns[0] = accept_all;
 }
 
 FIXTURE_TEARDOWN(file)
@@ -66,136 +640,26 @@ FIXTURE_TEARDOWN(file)
 	close(self->f.prog);
 }
 
-/* Run a function in a child; return its result, 0 for success */
-#define IN_CHILD(function)						\
-	do {								\
-		int _status;						\
-		pid_t _pid = fork();					\
-									\
-		ASSERT_GE(_pid, 0);					\
-		if (!_pid)						\
-			_exit(function(&self->f));			\
-		ASSERT_EQ(_pid, waitpid(_pid, &_status, 0));		\
-		ASSERT_TRUE(WIFEXITED(_status));			\
-		EXPECT_EQ(0, WEXITSTATUS(_status));			\
-	} while (0)
-
-/* Set one group that differs */
-static void set_group(struct file *self, int err, uint64_t group, int line)
-{
-	struct tun_state *s = &self->st.s;
-
-	if (self->wrong)
-		return;
-	if (state_check(self->fd, group, &self->st) || s->mask != group ||
-	    state_set(self->fd, group, &self->st) != err ||
-	    (err && s->failed != group))
-		self->wrong = line;
-}
-
-#define EXPECT_SET(err, group) set_group(self, err, group, __LINE__)
-
-/* Each group, beside the ioctl that sets the same value */
-static int set_each_group(struct file *self)
-{
-	struct tun_state *s = &self->st.s;
-	struct ifreq ifr = {};
-	unsigned int carrier = 0;
-	int value = 12345, prog = self->prog;
-
-	if (drop_everything())
-		return 1;
-
-	/* TUNSETIFF is for the owner, and not for an attached file */
-	s->device.flags ^= IFF_ONE_QUEUE;
-	EXPECT_SET(EPERM, TUN_STATE_FLAGS);
-	s->device.flags ^= IFF_ONE_QUEUE;
-	/* ethtool -C needs a capability */
-	s->link.rx_batched = 8;
-	EXPECT_SET(EPERM, TUN_STATE_LINK);
-	s->link.rx_batched = 0;
-
-	/* All others are for any holder of the file */
-	if (ioctl(self->fd, TUNSETPERSIST, 1) ||
-	    ioctl(self->fd, TUNSETPERSIST, 0))
-		return 2;
-	s->device.flags |= IFF_PERSIST;
-	EXPECT_SET(0, TUN_STATE_FLAGS);
-	s->device.flags &= ~IFF_PERSIST;
-	EXPECT_SET(0, TUN_STATE_FLAGS);
-	if (ioctl(self->fd, TUNSETVNETHDRSZ, &value))
-		return 3;
-	s->vnet.hdr_size = 12;
-	EXPECT_SET(0, TUN_STATE_VNET);
-	if (ioctl(self->fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4))
-		return 4;
-	s->offload.enabled = TUN_F_CSUM;
-	EXPECT_SET(0, TUN_STATE_OFFLOAD);
-	if (ioctl(self->fd, TUNSETSNDBUF, &value))
-		return 5;
-	s->sndbuf.queue = 54321;
-	EXPECT_SET(0, TUN_STATE_SNDBUF);
-	if (ioctl(self->fd, TUNSETCARRIER, &carrier))
-		return 6;
-	s->link.msg_enable = 0x2000;
-	EXPECT_SET(0, TUN_STATE_LINK);
-	s->txfilter.count = 1;
-	EXPECT_SET(0, TUN_STATE_TXFILTER);
-	if (tun_attach_filter(self->fd, self->st.insns, 1) ||
-	    tun_detach_filter(self->fd))
-		return 7;
-	s->sockfilter.count = 1;
-	EXPECT_SET(0, TUN_STATE_SOCKFILTER);
-	if (ioctl(self->fd, TUNSETSTEERINGEBPF, &prog))
-		return 8;
-	s->filter.action = TUN_STATE_PROG_FD;
-	s->filter.fd = self->prog;
-	EXPECT_SET(0, TUN_STATE_FILTER);
-	s->flows.count = 1;
-	EXPECT_SET(0, TUN_STATE_FLOWS);
-	ifr.ifr_flags = IFF_DETACH_QUEUE;
-	if (ioctl(self->fd, TUNSETQUEUE, &ifr))
-		return 9;
-	s->queue.flags |= TUN_STATE_QUEUE_SOCKFILTER;
-	EXPECT_SET(0, TUN_STATE_QUEUE);
-
-	/* The owner comes last: now the device is another user's */
-	if (ioctl(self->fd, TUNSETOWNER, 0))
-		return 10;
-	s->owner.uid = NOBODY;
-	s->owner.gid = NOBODY;
-	EXPECT_SET(0, TUN_STATE_OWNER);
-	/* The owner may set the flags, as with TUNSETIFF */
-	s->device.flags ^= IFF_ONE_QUEUE;
-	EXPECT_SET(0, TUN_STATE_FLAGS);
-	s->owner.gid = NOBODY + 1;
-	EXPECT_SET(0, TUN_STATE_OWNER);
-	s->device.flags ^= IFF_ONE_QUEUE;
-	EXPECT_SET(EPERM, TUN_STATE_FLAGS);
-	if (self->wrong)
-		fprintf(stderr, "# line %d\n", self->wrong);
-	return !!self->wrong;
-}
-
-TEST_F(file, alone)
-{
-	ASSERT_EQ(0, ioctl(self->f.fd, TUNSETOWNER, 1));
-	self->f.st.s.owner.uid = 1;
-	IN_CHILD(set_each_group);
-}
-
-/* All groups can be read, compared, and set to the values they have */
+/* All groups can be read, and set to the values they have, by anybody. Programs
+ * can be held, too.
+ */
 static int restore_all(struct file *self)
 {
 	struct state st;
+	int none = -1;
 
 	if (drop_everything() || state_get(self->fd, ALL_GROUPS, &st) ||
 	    st.s.mask != ALL_GROUPS)
 		return 1;
-	if (state_check(self->fd, ALL_GROUPS, &st) || st.s.mask)
+	if (state_set(self->fd, ALL_GROUPS, &st) ||
+	    st.s.mask != (ALL_GROUPS & ~GET_ONLY))
 		return 2;
-	if (state_set(self->fd, ALL_GROUPS, &st))
+	if (state_hold(self->fd, ALL_GROUPS, &st) ||
+	    ioctl(self->fd, TUNSETSTEERINGEBPF, &none))
 		return 3;
+	if (state_set(self->fd, ALL_GROUPS, &st) ||
+	    state_compare(self->fd, ALL_GROUPS, &st))
+		return 4;
 	return 0;
 }
 
@@ -204,7 +668,7 @@ TEST_F(file, read_and_restore)
 	ASSERT_EQ(0, ioctl(self->f.fd, TUNSETOWNER, 1));
 	ASSERT_EQ(0, ioctl(self->f.fd, TUNSETSTEERINGEBPF, &self->f.prog));
 	ASSERT_EQ(0, tun_attach_filter(self->f.fd, self->f.st.insns, 1));
-	IN_CHILD(restore_all);
+	IN_CHILD(restore_all(&self->f));
 }
 
 /* The device is in another network namespace than the process */
@@ -223,17 +687,20 @@ static int in_other_netns(struct file *self)
 	if (state_set(self->fd, ALL_GROUPS, &st))
 		return 4;
 	/* A capability must be for the namespace of the device */
-	if (unshare(CLONE_NEWUSER | CLONE_NEWNET))
+	st.s.owner.uid = 0;
+	if (state_set(self->fd, TUN_STATE_OWNER, &st))
 		return 5;
-	st.s.link.rx_batched = 8;
-	if (state_set(self->fd, TUN_STATE_LINK, &st) != EPERM)
+	if (enter_userns(CLONE_NEWNET))
 		return 6;
+	st.s.owner.uid = -1;
+	if (state_set(self->fd, TUN_STATE_OWNER, &st) != EPERM)
+		return 7;
 	return 0;
 }
 
 TEST_F(file, other_netns)
 {
-	IN_CHILD(in_other_netns);
+	IN_CHILD(in_other_netns(&self->f));
 }
 
 /* A device in a user namespace that an unprivileged user has made */
@@ -241,58 +708,44 @@ static int in_own_userns(struct file *self)
 {
 	char name[IFNAMSIZ] = "dev1";
 	struct state st;
-	char map[64];
 	int fd;
 
-	if (setresgid(NOBODY, NOBODY, NOBODY) ||
-	    setresuid(NOBODY, NOBODY, NOBODY) || prctl(PR_SET_DUMPABLE, 1))
+	if (become_nobody() || enter_userns(CLONE_NEWNET))
 		return 1;
-	if (unshare(CLONE_NEWUSER | CLONE_NEWNET))
-		return 2;
-	write_file("/proc/self/setgroups", "deny");
-	snprintf(map, sizeof(map), "0 %d 1", NOBODY);
-	write_file("/proc/self/uid_map", map);
-	write_file("/proc/self/gid_map", map);
-	if (getuid() || getgid())
-		return 3;
-	fd = tun_queue(name, IFF_TAP | IFF_MULTI_QUEUE);
+	fd = tun_queue(name, FLAGS);
 	if (fd < 0)
-		return 4;
+		return 2;
 
 	/* Root here is that user; no other user has an id here */
 	if (ioctl(fd, TUNSETOWNER, 0) || ioctl(fd, TUNSETGROUP, 0) ||
 	    state_get(fd, ALL_GROUPS, &st) ||
-	    st.s.owner.uid || st.s.owner.gid)
-		return 5;
+	    st.s.owner.uid || st.s.owner.gid || st.s.owner.flags)
+		return 3;
 	st.s.owner.uid = NOBODY;
 	if (state_set(fd, TUN_STATE_OWNER, &st) != EINVAL)
-		return 6;
-	st.s.owner.uid = 0;
-
-	/* A capability for the device's namespace is enough for batching, but
-	 * not for IFF_NAPI_FRAGS, as with ethtool and TUNSETIFF
-	 */
-	st.s.link.rx_batched = 8;
-	if (state_set(fd, TUN_STATE_LINK, &st))
-		return 7;
-	st.s.device.flags |= IFF_NAPI | IFF_NAPI_FRAGS;
-	if (state_set(fd, TUN_STATE_FLAGS, &st) != EPERM)
-		return 8;
-	st.s.device.flags &= ~IFF_NAPI_FRAGS;
-	if (state_set(fd, TUN_STATE_FLAGS, &st))
-		return 9;
+		return 4;
+	/* A capability for the device's namespace is enough */
+	st.s.owner.uid = -1;
+	if (state_set(fd, TUN_STATE_OWNER, &st))
+		return 5;
 
 	/* An owner outside has no id here */
 	if (state_get(self->fd, TUN_STATE_OWNER, &st) ||
-	    st.s.owner.uid != 65534)
-		return 10;
+	    st.s.owner.uid != 65534 ||
+	    st.s.owner.flags != TUN_STATE_OWNER_UID_UNMAPPED)
+		return 6;
+	/* Nor has the device here an owner that is unknown: the answer of the
+	 * one is no state of the other
+	 */
+	if (state_set(fd, TUN_STATE_OWNER, &st) != EINVAL)
+		return 7;
 	return 0;
 }
 
 TEST_F(file, own_userns)
 {
 	ASSERT_EQ(0, ioctl(self->f.fd, TUNSETOWNER, 1));
-	IN_CHILD(in_own_userns);
+	IN_CHILD(in_own_userns(&self->f));
 }
 
 /* An owner has different ids inside and outside of a user namespace */
@@ -328,12 +781,14 @@ static int owner_in_map(struct file *self)
 	    read(mapped[0], &c, 1) != 1)
 		_exit(5);
 	if (state_get(self->fd, TUN_STATE_OWNER, &st) ||
-	    st.s.owner.uid != 5 || st.s.owner.gid != 65534)
+	    st.s.owner.uid != 5 || st.s.owner.gid != 65534 ||
+	    st.s.owner.flags != TUN_STATE_OWNER_GID_UNMAPPED)
 		_exit(6);
-	if (state_check(self->fd, TUN_STATE_OWNER, &st) || st.s.mask)
+	if (state_set(self->fd, TUN_STATE_OWNER, &st))
 		_exit(7);
 	st.s.owner.uid = 6;
 	st.s.owner.gid = 7;
+	st.s.owner.flags = 0;
 	if (state_set(self->fd, TUN_STATE_OWNER, &st))
 		_exit(8);
 	_exit(0);
@@ -343,7 +798,7 @@ TEST_F(file, mapped_owner)
 {
 	ASSERT_EQ(0, ioctl(self->f.fd, TUNSETOWNER, 100005));
 	ASSERT_EQ(0, ioctl(self->f.fd, TUNSETGROUP, 200005));
-	IN_CHILD(owner_in_map);
+	IN_CHILD(owner_in_map(&self->f));
 	ASSERT_EQ(0, state_get(self->f.fd, TUN_STATE_OWNER, &self->f.st));
 	EXPECT_EQ(100006, self->f.st.s.owner.uid);
 	EXPECT_EQ(100007, self->f.st.s.owner.gid);
