@@ -2,13 +2,16 @@
 /*
  * Random calls of TUNGETSTATE and TUNSETSTATE, valid and invalid, on files of
  * all kinds, with random other ioctls in between. Each answer is a documented
- * one, nothing else is written, and an error changes nothing.
+ * one, nothing else is written, an error changes nothing, and only a
+ * TUNGETSTATE that asks for it changes the programs that the file holds.
  * tun_state_property sets valid states only, and compares the result.
  *
  * TUN_STATE_CALLS is the number of calls, TUN_STATE_SEED the seed. Equal seeds
  * make equal calls, except for values that the kernel has reported before
  * (program ids, ages of flows). TUN_STATE_VERIFY=1 compares the device before
- * and after every failing call instead of a few of them.
+ * and after every call that must not change it, instead of a few of them.
+ *
+ * TUN_STATE_CALLS=1000000 is for a kernel with KASAN.
  */
 #include <time.h>
 
@@ -23,9 +26,9 @@
 #define PROGS 4
 #define AREA 4096
 
-enum call { GET, SET, CHECK, NR_CALLS };
+enum call { GET, HOLD, SET, NR_CALLS };
 
-static const char * const call_names[] = { "GET", "SET", "CHECK" };
+static const char * const call_names[] = { "GET", "HOLD", "SET" };
 
 /* Memory of an argument and its user buffers: each area lies between pages that
  * must not be touched, and its unused part holds a pattern.
@@ -42,36 +45,37 @@ static const struct field {
 } fields[] = {
 #define FIELD(member, group) { &(member), sizeof(member), group }
 	FIELD(t.identity.netns, 0), FIELD(t.identity.ifindex, 0),
-	FIELD(t.identity.mtu, 0), FIELD(t.identity.type, 0),
-	FIELD(t.identity.addr_len, 0), FIELD(t.identity.reserved[0], 0),
-	FIELD(t.identity.reserved[4], 0), FIELD(t.identity.name[0], 0),
-	FIELD(t.identity.name[15], 0), FIELD(t.identity.addr[0], 0),
-	FIELD(t.identity.addr[31], 0), FIELD(t.device.flags, 1),
-	FIELD(t.device.reserved, 1), FIELD(t.owner.uid, 2),
-	FIELD(t.owner.gid, 2), FIELD(t.vnet.hdr_size, 3),
-	FIELD(t.vnet.flags, 3), FIELD(t.offload.enabled, 4),
-	FIELD(t.offload.supported, 4), FIELD(t.sndbuf.device, 5),
-	FIELD(t.sndbuf.queue, 5), FIELD(t.link.carrier, 6),
-	FIELD(t.link.msg_enable, 6), FIELD(t.link.rx_batched, 6),
-	FIELD(t.link.reserved, 6), FIELD(t.txfilter.count, 7),
-	FIELD(t.txfilter.reserved, 7), FIELD(t.txfilter.hash, 7),
-	FIELD(t.txfilter.addr[0][0], 7), FIELD(t.txfilter.addr[7][5], 7),
-	FIELD(t.sockfilter.insns, 8), FIELD(t.sockfilter.count, 8),
-	FIELD(t.sockfilter.reserved, 8), FIELD(t.steering.id, 9),
-	FIELD(t.steering.type, 9), FIELD(t.steering.tag[0], 9),
-	FIELD(t.steering.tag[7], 9), FIELD(t.steering.action, 9),
-	FIELD(t.steering.fd, 9), FIELD(t.filter.id, 10),
-	FIELD(t.filter.type, 10), FIELD(t.filter.tag[0], 10),
-	FIELD(t.filter.tag[7], 10), FIELD(t.filter.action, 10),
-	FIELD(t.filter.fd, 10), FIELD(t.xdp.id, 11),
-	FIELD(t.xdp.reserved, 11), FIELD(t.flows.flows, 12),
-	FIELD(t.flows.count, 12), FIELD(t.flows.entry_size, 12),
-	FIELD(t.queue.index, 13), FIELD(t.queue.flags, 13),
-	FIELD(t.queue.ring_size, 13), FIELD(t.queue.ring_len, 13),
-	FIELD(t.queue.sndbuf, 13), FIELD(t.queue.reserved, 13),
-	FIELD(t.queues.queues, 14), FIELD(t.queues.count, 14),
-	FIELD(t.queues.entry_size, 14), FIELD(t.queues.attached, 14),
-	FIELD(t.queues.detached, 14),
+	FIELD(t.identity.type, 0), FIELD(t.identity.reserved[0], 0),
+	FIELD(t.identity.reserved[1], 0), FIELD(t.netdev.mtu, 1),
+	FIELD(t.netdev.up, 1), FIELD(t.netdev.addr_len, 1),
+	FIELD(t.netdev.reserved[0], 1), FIELD(t.netdev.name[0], 1),
+	FIELD(t.netdev.name[15], 1), FIELD(t.netdev.addr[0], 1),
+	FIELD(t.netdev.addr[31], 1), FIELD(t.iff.flags, 2),
+	FIELD(t.iff.reserved, 2), FIELD(t.owner.uid, 3),
+	FIELD(t.owner.gid, 3), FIELD(t.owner.flags, 3),
+	FIELD(t.owner.reserved, 3), FIELD(t.vnet.hdr_size, 4),
+	FIELD(t.vnet.flags, 4), FIELD(t.offload.enabled, 5),
+	FIELD(t.offload.wanted, 5), FIELD(t.offload.supported, 5),
+	FIELD(t.offload.reserved, 5), FIELD(t.sndbuf.size, 6),
+	FIELD(t.sndbuf.reserved, 6), FIELD(t.link.carrier, 7),
+	FIELD(t.link.msg_enable, 7), FIELD(t.coalesce.rx_frames, 8),
+	FIELD(t.coalesce.reserved, 8), FIELD(t.txfilter.count, 9),
+	FIELD(t.txfilter.reserved, 9), FIELD(t.txfilter.hash, 9),
+	FIELD(t.txfilter.addr[0][0], 9), FIELD(t.txfilter.addr[7][5], 9),
+	FIELD(t.sockfilter.entries, 10), FIELD(t.sockfilter.count, 10),
+	FIELD(t.sockfilter.entry_size, 10), FIELD(t.steering.id, 11),
+	FIELD(t.steering.type, 11), FIELD(t.steering.tag[0], 11),
+	FIELD(t.steering.tag[7], 11), FIELD(t.steering.action, 11),
+	FIELD(t.steering.fd, 11), FIELD(t.filter.id, 12),
+	FIELD(t.filter.type, 12), FIELD(t.filter.tag[0], 12),
+	FIELD(t.filter.tag[7], 12), FIELD(t.filter.action, 12),
+	FIELD(t.filter.fd, 12), FIELD(t.xdp.drv_prog_id, 13),
+	FIELD(t.xdp.skb_prog_id, 13), FIELD(t.flows.entries, 14),
+	FIELD(t.flows.count, 14), FIELD(t.flows.entry_size, 14),
+	FIELD(t.queue.index, 15), FIELD(t.queue.flags, 15),
+	FIELD(t.queue.ring_size, 15), FIELD(t.queue.ring_len, 15),
+	FIELD(t.queues.entries, 16), FIELD(t.queues.count, 16),
+	FIELD(t.queues.entry_size, 16),
 };
 
 /* A kind of call and its result, to count the different ones */
@@ -90,7 +94,8 @@ static struct {
 	unsigned int failures;
 
 	int files[FILES];
-	int progs[PROGS];		/* two of them of the right type */
+	int progs[PROGS];		/* all but the last of the right type */
+	uint32_t prog_ids[PROGS];
 	int home, other;		/* network namespaces */
 
 	char *memory;			/* NR_AREAS times AREA, with gaps */
@@ -102,7 +107,7 @@ static struct {
 	struct ending endings[512];
 	unsigned int nr_endings;
 	unsigned int done[NR_CALLS], succeeded[NR_CALLS];
-	unsigned int changed, checked, verified, others;
+	unsigned int changed, checked, verified, others, held;
 } f;
 
 /* The call that is being made */
@@ -385,17 +390,10 @@ static const uint64_t groups_of_buffers[NR_AREAS] = {
 	0, TUN_STATE_SOCKFILTER, TUN_STATE_FLOWS, TUN_STATE_QUEUES
 };
 
-static uint64_t *buffer_pointer(struct tun_state *s, enum area area)
+static struct tun_state_array *array_of(struct tun_state *s, enum area area)
 {
-	return (uint64_t *)(area == INSNS ? &s->sockfilter.insns :
-			    area == FLOWS ? &s->flows.flows :
-					    &s->queues.queues);
-}
-
-static uint32_t buffer_count(const struct tun_state *s, enum area area)
-{
-	return area == INSNS ? s->sockfilter.count :
-	       area == FLOWS ? s->flows.count : s->queues.count;
+	return area == INSNS ? &s->sockfilter :
+	       area == FLOWS ? &s->flows : &s->queues;
 }
 
 static size_t entry_size(enum area area)
@@ -403,6 +401,22 @@ static size_t entry_size(enum area area)
 	return area == INSNS ? sizeof(struct sock_filter) :
 	       area == FLOWS ? sizeof(struct tun_state_flow) :
 			       sizeof(struct tun_state_queue);
+}
+
+/* The size of a buffer, or of the area if that is less */
+static size_t array_bytes(const struct tun_state_array *array)
+{
+	uint64_t bytes = (uint64_t)array->count * array->entry_size;
+
+	return bytes < AREA ? bytes : AREA;
+}
+
+static void own_entry_sizes(struct tun_state *s)
+{
+	enum area area;
+
+	for (area = INSNS; area < NR_AREAS; area++)
+		array_of(s, area)->entry_size = entry_size(area);
 }
 
 static void *buffer_content(struct state *st, enum area area)
@@ -437,8 +451,7 @@ static void pick_base(void)
 		return;
 	}
 	if (pick(8)) {
-		c.st.s.flows.entry_size = sizeof(struct tun_state_flow);
-		c.st.s.queues.entry_size = sizeof(struct tun_state_queue);
+		own_entry_sizes(&c.st.s);
 		return;
 	}
 	for (i = 0; i < sizeof(c.st); i += 8) {
@@ -454,7 +467,7 @@ static void pick_mask(void)
 	switch (pick(6)) {
 	case 0:
 	case 1:
-		c.mask = 1ULL << pick(15);
+		c.mask = 1ULL << pick(ARRAY_SIZE(state_groups));
 		break;
 	case 2:
 		c.mask = ALL_GROUPS;
@@ -505,24 +518,13 @@ static void mutate_buffer(void)
 	unsigned int i, n;
 	char *content;
 
-	switch (pick(5)) {
+	switch (pick(3)) {
 	case 0:
 		n = pick(4);
 		s->sockfilter.count = n;
+		s->sockfilter.entry_size = sizeof(valid[0]);
 		for (i = 0; i < n; i++)
 			c.st.insns[i] = valid[i == n - 1 ? 2 : pick(2)];
-		break;
-	case 1:
-		n = pick(MAX_FLOWS + 1);
-		s->flows.count = n;
-		s->flows.entry_size = sizeof(struct tun_state_flow);
-		for (i = 0; i < n; i++)
-			c.st.flows[i] = (struct tun_state_flow){
-				.rxhash = i * 3 + pick(pick(4) ? 2 : 4),
-				.queue_index = pick(256),
-				.age_ms = pick(2) ? pick(1000) :
-						    pick_value(0),
-			};
 		break;
 	default:
 		i = 1 + pick(3);
@@ -554,11 +556,8 @@ static void mutate_prog(void)
 
 static void mutate_count(void)
 {
-	struct tun_state *s = &c.st.s;
-	uint32_t *count;
+	uint32_t *count = &array_of(&c.st.s, INSNS + pick(3))->count;
 
-	count = pick(3) ? pick(2) ? &s->sockfilter.count : &s->flows.count :
-			  &s->queues.count;
 	*count = pick(3) ? *count + pick(3) - 1 : pick_value(*count);
 }
 
@@ -575,11 +574,13 @@ static void mutate_well(void)
 
 	switch (pick(9)) {
 	case 0:
-		s->device.flags ^= pick(2) ? IFF_NO_PI : IFF_PERSIST;
+		s->iff.flags ^= pick(8) ? IFF_PERSIST : 1 << pick(16);
 		break;
 	case 1:
 		s->owner.uid = pick(3) - 1;
 		s->owner.gid = pick(3) - 1;
+		s->owner.flags = pick(8) ? 0 : pick(8);
+		s->owner.reserved = 0;
 		break;
 	case 2:
 		s->vnet.hdr_size = 10 + pick(20);
@@ -588,15 +589,16 @@ static void mutate_well(void)
 	case 3:
 		i = pick(ARRAY_SIZE(offloads));
 		s->offload.enabled = offloads[i];
+		i = pick(ARRAY_SIZE(offloads));
+		s->offload.wanted = offloads[i] & ~TUN_F_UFO;
+		s->offload.reserved = 0;
 		break;
 	case 4:
-		s->sndbuf.device = 1 + pick(INT_MAX);
-		s->sndbuf.queue = 1 + pick(INT_MAX);
+		s->sndbuf.size = 1 + pick(INT_MAX);
+		s->sndbuf.reserved = 0;
 		break;
 	case 5:
 		s->link.carrier = pick(2);
-		s->link.rx_batched = pick(65);
-		s->link.reserved = 0;
 		break;
 	case 6:
 		memset(&s->txfilter, 0, sizeof(s->txfilter));
@@ -618,13 +620,14 @@ static void mutate_well(void)
 static void pick_argument(void)
 {
 	struct tun_state *s = &c.st.s;
+	enum area area;
 	unsigned int n;
 
-	c.call = pick(8) < 2 ? GET : pick(4) ? SET : CHECK;
+	c.call = pick(8) > 2 ? SET : pick(3) ? GET : HOLD;
 	c.fd = f.files[pick(FILES)];
 	pick_base();
 	pick_mask();
-	s->flags = c.call == CHECK ? TUN_STATE_F_CHECK : 0;
+	s->flags = c.call == HOLD ? TUN_STATE_F_HOLD : 0;
 	s->reserved = 0;
 	s->supported = 0;
 	s->failed = 0;
@@ -649,12 +652,13 @@ static void pick_argument(void)
 			break;
 		}
 	}
-	if (c.call == GET && pick(4)) {
+	if (c.call != SET && pick(4)) {
 		s->sockfilter.count = MAX_INSNS;
 		s->flows.count = MAX_FLOWS;
 		s->queues.count = MAX_QUEUES;
-		s->flows.entry_size = sizeof(struct tun_state_flow);
-		s->queues.entry_size = sizeof(struct tun_state_queue);
+		own_entry_sizes(s);
+		for (area = INSNS; !pick(3) && area < NR_AREAS; area++)
+			array_of(s, area)->entry_size = 1 + pick(64);
 	}
 	if (!pick(60))
 		s->flags ^= 1U << pick(32);
@@ -672,14 +676,14 @@ static void place(void)
 		0, 8, HEADER - 1, HEADER, HEADER + 8,
 		offsetof(struct tun_state, link),
 		offsetof(struct tun_state, flows),
-		offsetof(struct tun_state, queues),
+		TUN_STATE_SIZE_VER0, offsetof(struct tun_state, queues),
 		sizeof(struct tun_state) - 1, sizeof(struct tun_state) + 1,
 		sizeof(struct tun_state) + 8, 1024, AREA - 1, AREA, AREA + 1,
 		8192, (1 << _IOC_SIZEBITS) - 1,
 	};
 	struct tun_state *s = &c.st.s;
+	struct tun_state_array *array;
 	enum area area;
-	uint64_t *ptr;
 	size_t bytes;
 
 	for (area = 0; area < NR_AREAS; area++)
@@ -700,20 +704,20 @@ static void place(void)
 	c.overlap = false;
 
 	for (area = INSNS; area < NR_AREAS; area++) {
-		ptr = buffer_pointer(s, area);
-		bytes = (size_t)buffer_count(s, area) * entry_size(area);
-		if (buffer_count(s, area) > AREA / entry_size(area))
-			bytes = AREA;
-		*ptr = (uintptr_t)f.area[area] + (pick(2) ? AREA - bytes : 0);
-		memcpy((void *)(uintptr_t)*ptr, buffer_content(&c.st, area),
+		array = array_of(s, area);
+		bytes = array_bytes(array);
+		array->entries = (uintptr_t)f.area[area] +
+				 (pick(2) ? AREA - bytes : 0);
+		memcpy((void *)(uintptr_t)array->entries,
+		       buffer_content(&c.st, area),
 		       bytes < buffer_room(area) ? bytes : buffer_room(area));
 		if (pick(40))
 			continue;
 		if (pick(2)) {
-			*ptr = (uintptr_t)c.argp + pick(sizeof(*s));
+			array->entries = (uintptr_t)c.argp + pick(sizeof(*s));
 			c.overlap = true;
 		} else {
-			*ptr = pick_pointer(area);
+			array->entries = pick_pointer(area);
 		}
 	}
 
@@ -749,9 +753,9 @@ static void check_errno(int err)
 {
 	static const int expected[NR_CALLS][12] = {
 		[GET] = { EBADFD, EINVAL, E2BIG, ENOSPC, ENOMEM, EFAULT },
+		[HOLD] = { EBADFD, EINVAL, E2BIG, ENOSPC, ENOMEM, EFAULT },
 		[SET] = { EBADFD, EINVAL, E2BIG, EXDEV, EPERM, EBADF, ENOMEM,
 			  EFAULT },
-		[CHECK] = { EBADFD, EINVAL, E2BIG, EBADF, ENOMEM, EFAULT },
 	};
 	struct tun_state *s = (void *)c.argp;
 	bool unknown = c.mask & ~ALL_GROUPS;
@@ -781,7 +785,9 @@ static void check_errno(int err)
 	if (err == E2BIG || c.overlap)
 		return;
 	now = s->failed;
-	if (unknown && !c.st.s.reserved && err != EINVAL)
+	if ((unknown || c.st.s.reserved ||
+	     (c.st.s.flags & ~(c.call == SET ? 0U : TUN_STATE_F_HOLD))) &&
+	    err != EINVAL)
 		bad("an unknown bit", err);
 	if (err == EFAULT)
 		return;
@@ -802,50 +808,49 @@ static void check_errno(int err)
 		bad("a group failed without a device", err);
 	if (err == EXDEV && now != TUN_STATE_IDENTITY)
 		bad("EXDEV of another group", err);
-	if (err == EPERM && now & ~(TUN_STATE_FLAGS | TUN_STATE_LINK))
+	if (err == EPERM && now & ~(TUN_STATE_OWNER | TUN_STATE_LINK))
 		bad("EPERM of another group", err);
 	if (err == EBADF && now & ~(TUN_STATE_STEERING | TUN_STATE_FILTER))
 		bad("EBADF of another group", err);
 	if (err == ENOSPC && now & ~(TUN_STATE_SOCKFILTER | TUN_STATE_FLOWS |
 				     TUN_STATE_QUEUES))
 		bad("ENOSPC of another group", err);
+	if (c.call == SET && now & ALL_GROUPS & GET_ONLY &&
+	    c.size >= sizeof(*s))
+		bad("a group failed that is only reported", err);
 	if (!err && c.call == SET && s->mask != (c.mask & ~GET_ONLY))
 		bad("the mask of what was set", err);
-	if (!err && c.call == GET && s->mask != c.mask)
+	if (!err && c.call != SET && s->mask != c.mask)
 		bad("the mask of what was read", err);
-	if (!err && c.call == CHECK && s->mask & ~c.mask)
-		bad("the mask of what differs", err);
 }
 
 /* Only the answer may have been written */
 static void check_memory(int err)
 {
-	size_t start[NR_AREAS] = {}, end[NR_AREAS] = {}, i, bytes;
+	size_t start[NR_AREAS] = {}, end[NR_AREAS] = {}, i;
 	const struct tun_state *s = &c.st.s;
+	const struct tun_state_array *array;
 	enum area area;
-	uint64_t ptr;
 
 	if (c.readable && c.size >= HEADER && !c.overlap) {
 		start[ARG] = c.argp - f.area[ARG];
 		end[ARG] = start[ARG] + HEADER;
-		if (c.call == GET && (!err || err == ENOSPC || err == EFAULT))
+		if (c.call != SET && (!err || err == ENOSPC || err == EFAULT))
 			end[ARG] = start[ARG] +
 				   (c.size < sizeof(*s) ? c.size : sizeof(*s));
 	} else if (c.overlap) {
 		end[ARG] = AREA;
 	}
 	for (area = INSNS; area < NR_AREAS; area++) {
-		ptr = *buffer_pointer((struct tun_state *)s, area);
-		if (c.call != GET || !(c.mask & groups_of_buffers[area]))
+		array = array_of((struct tun_state *)s, area);
+		if (c.call == SET || !(c.mask & groups_of_buffers[area]))
 			continue;
 		/* A buffer elsewhere may reach into this area */
-		if (ptr < (uintptr_t)f.area[area] ||
-		    ptr >= (uintptr_t)f.area[area] + AREA)
+		if (array->entries < (uintptr_t)f.area[area] ||
+		    array->entries >= (uintptr_t)f.area[area] + AREA)
 			continue;
-		start[area] = ptr - (uintptr_t)f.area[area];
-		bytes = buffer_count(s, area) > AREA ?
-			AREA : buffer_count(s, area) * entry_size(area);
-		end[area] = start[area] + bytes;
+		start[area] = array->entries - (uintptr_t)f.area[area];
+		end[area] = start[area] + array_bytes(array);
 		if (end[area] > AREA)
 			end[area] = AREA;
 	}
@@ -874,13 +879,63 @@ static bool all_zero(const void *start, size_t size)
 	return !size || (!p[0] && !memcmp(p, p + 1, size - 1));
 }
 
+/* Copy an entry, which may be shorter than the kernel's. A longer one is zero
+ * behind it.
+ */
+static void entry_of(const struct tun_state_array *array, unsigned int i,
+		     void *to, size_t size)
+{
+	size_t n = array->entry_size < size ? array->entry_size : size;
+	const char *from = (void *)(uintptr_t)array->entries;
+
+	from += (size_t)i * array->entry_size;
+	memset(to, 0, size);
+	memcpy(to, from, n);
+	if (!all_zero(from + n, array->entry_size - n))
+		bad("an entry that does not end in zeroes", 0);
+}
+
+static void check_flows(const struct tun_state_array *flows)
+{
+	struct tun_state_flow flow;
+	uint32_t i, last = 0;
+
+	for (i = 0; i < flows->count; i++) {
+		entry_of(flows, i, &flow, sizeof(flow));
+		if (flow.queue_index > 255 ||
+		    (i && flow.rxhash <= last && flows->entry_size >= 4))
+			bad("flows", 0);
+		last = flow.rxhash;
+	}
+}
+
+static void check_queues(const struct tun_state_array *queues)
+{
+	uint32_t i, selves = 0, attached = 0;
+	struct tun_state_queue queue;
+
+	for (i = 0; i < queues->count; i++) {
+		entry_of(queues, i, &queue, sizeof(queue));
+		if (queues->entry_size < offsetof(struct tun_state_queue,
+						  ring_size))
+			continue;
+		if (queue.flags & TUN_STATE_QUEUE_ATTACHED && attached++ != i)
+			bad("an attached queue behind a detached one", 0);
+		if (queue.index !=
+		    (queue.flags & TUN_STATE_QUEUE_ATTACHED ? i : i - attached))
+			bad("the index of a queue", 0);
+		selves += !!(queue.flags & TUN_STATE_QUEUE_SELF);
+	}
+	if (selves != 1 && queues->entry_size >= sizeof(queue))
+		bad("queues that are this one", 0);
+}
+
 static void check_report(void)
 {
 	struct tun_state report = {}, *s = &report;
-	const struct tun_state_queue *queues;
-	uint32_t i, selves = 0;
-	const struct tun_state_flow *flows;
+	struct sock_filter insn;
 	size_t offset, size;
+	uint32_t i;
 
 	memcpy(s, c.argp, c.size < sizeof(*s) ? c.size : sizeof(*s));
 	/* Groups outside the mask */
@@ -894,35 +949,64 @@ static void check_report(void)
 	/* Limits that no call may exceed */
 	if ((c.mask & TUN_STATE_VNET && s->vnet.hdr_size < 10) ||
 	    (c.mask & TUN_STATE_OFFLOAD &&
-	     s->offload.enabled & ~s->offload.supported) ||
-	    (c.mask & TUN_STATE_SNDBUF &&
-	     (s->sndbuf.device <= 0 || s->sndbuf.queue <= 0)) ||
-	    s->link.carrier > 1 || s->link.rx_batched > 64 ||
+	     (s->offload.enabled | s->offload.wanted) &
+	     ~s->offload.supported) ||
+	    (c.mask & TUN_STATE_SNDBUF && s->sndbuf.size <= 0) ||
+	    s->link.carrier > 1 || s->coalesce.rx_frames > 64 ||
+	    s->netdev.up > 1 || s->netdev.addr_len > 32 ||
 	    s->txfilter.count > TUN_STATE_TXFILTER_ADDRS ||
-	    s->steering.action || s->filter.action)
+	    s->owner.flags || s->steering.action || s->filter.action ||
+	    s->steering.fd || s->filter.fd)
 		bad("a value that cannot be", 0);
-	if (c.mask & TUN_STATE_FLOWS) {
-		flows = (void *)(uintptr_t)s->flows.flows;
-		for (i = 0; i < s->flows.count; i++)
-			if (flows[i].reserved || flows[i].queue_index > 255 ||
-			    (i && flows[i].rxhash <= flows[i - 1].rxhash))
-				bad("flows", 0);
+	for (i = 0; c.mask & TUN_STATE_SOCKFILTER && i < s->sockfilter.count;
+	     i++)
+		entry_of(&s->sockfilter, i, &insn, sizeof(insn));
+	if (c.mask & TUN_STATE_FLOWS)
+		check_flows(&s->flows);
+	if (c.mask & TUN_STATE_QUEUES)
+		check_queues(&s->queues);
+}
+
+/* The ids of the programs that a file holds, as its fdinfo shows them */
+static void held_ids(int fd, unsigned int ids[2])
+{
+	char path[32], text[1024];
+	const char *line;
+	ssize_t n;
+	int info;
+
+	ids[0] = 0;
+	ids[1] = 0;
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	info = open(path, O_RDONLY);
+	n = read(info, text, sizeof(text) - 1);
+	close(info);
+	if (n <= 0)
+		bad("no fdinfo", errno);
+	text[n > 0 ? n : 0] = 0;
+	line = strstr(text, "steering-held:");
+	if (line)
+		sscanf(line, "steering-held: %u", &ids[0]);
+	line = strstr(text, "filter-held:");
+	if (line)
+		sscanf(line, "filter-held: %u", &ids[1]);
+}
+
+static void check_held(const unsigned int before[2], int err)
+{
+	const struct tun_state *s = (void *)c.argp;
+	unsigned int ids[2], expected[2] = { before[0], before[1] };
+
+	if (c.call == HOLD && !err) {
+		if (c.overlap)
+			return;
+		expected[0] = c.mask & TUN_STATE_STEERING ? s->steering.id : 0;
+		expected[1] = c.mask & TUN_STATE_FILTER ? s->filter.id : 0;
 	}
-	if (c.mask & TUN_STATE_QUEUES) {
-		queues = (void *)(uintptr_t)s->queues.queues;
-		if (s->queues.attached + s->queues.detached != s->queues.count)
-			bad("number of queues", 0);
-		for (i = 0; i < s->queues.count; i++) {
-			if (queues[i].index !=
-			    (i < s->queues.attached ?
-			     i : i - s->queues.attached) ||
-			    queues[i].reserved)
-				bad("queues", 0);
-			selves += !!(queues[i].flags & TUN_STATE_QUEUE_SELF);
-		}
-		if (selves != 1)
-			bad("queues that are this one", 0);
-	}
+	held_ids(c.fd, ids);
+	f.held += ids[0] || ids[1];
+	if (ids[0] != expected[0] || ids[1] != expected[1])
+		bad("the file holds other programs", err);
 }
 
 /* Flows expire */
@@ -958,41 +1042,94 @@ static void check_unchanged(const struct state *was, int err)
 		bad("the device changed", err);
 }
 
-static int compare_flow(const void *a, const void *b)
+static bool prog_is_set(const struct tun_state_prog *prog,
+			const struct tun_state_prog *now)
 {
-	const struct tun_state_flow *x = a, *y = b;
+	unsigned int i;
 
-	return x->rxhash < y->rxhash ? -1 : x->rxhash > y->rxhash;
+	switch (prog->action) {
+	case TUN_STATE_PROG_ID:
+		return prog->id == now->id &&
+		       (!prog->id || (prog->type == now->type &&
+				      !memcmp(prog->tag, now->tag, 8)));
+	case TUN_STATE_PROG_FD:
+		for (i = 0; i < PROGS; i++)
+			if (f.progs[i] == prog->fd)
+				return f.prog_ids[i] == now->id;
+		return false;
+	default:
+		return true;
+	}
+}
+
+static bool insns_are_set(const struct tun_state *s, const struct state *now)
+{
+	const void *insns = (void *)(uintptr_t)s->sockfilter.entries;
+
+	return s->sockfilter.count == now->s.sockfilter.count &&
+	       !memcmp(insns, now->insns,
+		       s->sockfilter.count * sizeof(now->insns[0]));
+}
+
+static bool offload_is_set(const struct tun_state_offload *offload,
+			   const struct tun_state_offload *now)
+{
+	return (offload->enabled & ~TUN_F_UFO) == now->enabled &&
+	       offload->wanted == now->wanted;
+}
+
+static bool queue_is_set(const struct tun_state_queue *queue,
+			 const struct tun_state_queue *now)
+{
+	uint32_t changes = queue->flags ^ now->flags;
+
+	return queue->index == now->index &&
+	       !(changes & ~TUN_STATE_QUEUE_SELF);
+}
+
+/* Groups that are not as they were set */
+static uint64_t not_set(const struct tun_state *s, const struct state *now)
+{
+	const uint64_t plain = TUN_STATE_IDENTITY | TUN_STATE_IFF |
+			       TUN_STATE_OWNER | TUN_STATE_VNET |
+			       TUN_STATE_SNDBUF | TUN_STATE_LINK |
+			       TUN_STATE_TXFILTER;
+	const struct tun_state *n = &now->s;
+	uint64_t diff = 0;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(state_groups); i++)
+		if (memcmp((const char *)s + state_groups[i].offset,
+			   (const char *)n + state_groups[i].offset,
+			   state_groups[i].size))
+			diff |= plain & state_groups[i].bit;
+	if (!offload_is_set(&s->offload, &n->offload))
+		diff |= TUN_STATE_OFFLOAD;
+	if (!prog_is_set(&s->steering, &n->steering))
+		diff |= TUN_STATE_STEERING;
+	if (!prog_is_set(&s->filter, &n->filter))
+		diff |= TUN_STATE_FILTER;
+	if (!queue_is_set(&s->queue, &n->queue))
+		diff |= TUN_STATE_QUEUE;
+	if (c.mask & TUN_STATE_SOCKFILTER && !insns_are_set(s, now))
+		diff |= TUN_STATE_SOCKFILTER;
+	return diff & c.mask;
 }
 
 /* The device has the state that was set */
 static void check_set(void)
 {
-	struct tun_state *s = (void *)c.argp;
-	uint64_t mask = c.mask & ~GET_ONLY;
-	struct state now, was = c.st;
+	struct state now;
+	uint64_t diff;
 
-	s->mask = mask;
-	s->flags = TUN_STATE_F_CHECK;
 	f.checked++;
-	if (ioctl(c.fd, TUNGETSTATE_SIZE(c.size) + 1, s)) {
-		bad("CHECK of what was set", errno);
+	if (state_get(c.fd, ALL_GROUPS, &now)) {
+		bad("no state after SET", errno);
 		return;
 	}
-	if (s->mask == TUN_STATE_FLOWS && was.s.flows.count <= MAX_FLOWS &&
-	    !state_get(c.fd, TUN_STATE_FLOWS, &now)) {
-		memcpy(was.flows, f.area[FLOWS] +
-		       (uint32_t)(was.s.flows.flows -
-				  (uintptr_t)f.area[FLOWS]),
-		       was.s.flows.count * sizeof(was.flows[0]));
-		qsort(was.flows, was.s.flows.count, sizeof(was.flows[0]),
-		      compare_flow);
-		if (now.s.flows.count < was.s.flows.count &&
-		    flows_left(&now, &was))
-			return;
-	}
-	if (s->mask) {
-		printf("# differs in %llx\n", (unsigned long long)s->mask);
+	diff = not_set(&c.st.s, &now);
+	if (diff) {
+		printf("# differs in %llx\n", (unsigned long long)diff);
 		bad("what was set is not there", 0);
 	}
 }
@@ -1030,17 +1167,21 @@ static void count_ending(int err)
 
 static void make_call(void)
 {
-	unsigned int request;
+	unsigned int request, held[2];
 	struct state was;
-	bool compare, weak, read_only;
+	bool compare, look, weak, read_only;
 	enum area area;
 	int err;
 
 	pick_argument();
 	if (c.fd < 0)
 		return;
-	/* TUNGETSTATE captures the programs here, too */
-	compare = (!pick(8) || f.verify) && !state_snapshot(c.fd, &was);
+	compare = !pick(8) || f.verify;
+	look = compare || (c.call == HOLD && pick(4));
+	if (look)
+		held_ids(c.fd, held);
+	/* To read the state, too, leaves the held programs alone */
+	compare = compare && !state_snapshot(c.fd, &was);
 	place();
 	weak = !pick(16);
 	read_only = c.readable && !pick(100);
@@ -1050,7 +1191,8 @@ static void make_call(void)
 	}
 	for (area = 0; area < NR_AREAS; area++)
 		memcpy(f.before + area * AREA, f.area[area], AREA);
-	request = TUNGETSTATE_SIZE(c.size) + (c.call == GET ? 0 : 1);
+	request = c.call == SET ? TUNSETSTATE_SIZE(c.size) :
+				  TUNGETSTATE_SIZE(c.size);
 
 	if (weak)
 		net_admin(false);
@@ -1061,18 +1203,20 @@ static void make_call(void)
 		mprotect(f.area[ARG], AREA, PROT_READ | PROT_WRITE);
 
 	/* Random flags may make it another call, or an invalid one */
-	if (c.call == CHECK && !(c.st.s.flags & TUN_STATE_F_CHECK))
-		c.call = SET;
-	else if (c.call == SET && c.st.s.flags & TUN_STATE_F_CHECK)
-		c.call = CHECK;
+	if (c.call == HOLD && !(c.st.s.flags & TUN_STATE_F_HOLD))
+		c.call = GET;
+	else if (c.call == GET && c.st.s.flags & TUN_STATE_F_HOLD)
+		c.call = HOLD;
 	f.done[c.call]++;
 	f.succeeded[c.call] += !err;
 
 	check_errno(err);
 	check_memory(err);
 	count_ending(err);
-	if (!err && c.call == GET && !c.overlap)
+	if (!err && c.call != SET && !c.overlap)
 		check_report();
+	if (look)
+		check_held(held, err);
 	if (compare && (err || c.call != SET))
 		check_unchanged(&was, err);
 	if (!err && c.call == SET && !c.overlap) {
@@ -1091,35 +1235,30 @@ static const struct {
 	{ GET, 0, 0 },
 	{ GET, EINVAL, 0 },
 	{ GET, EINVAL, ~ALL_GROUPS },
-	{ GET, EINVAL, TUN_STATE_FLOWS | TUN_STATE_QUEUES },
+	{ GET, EINVAL, TUN_STATE_SOCKFILTER | TUN_STATE_FLOWS |
+		       TUN_STATE_QUEUES },
 	{ GET, ENOSPC, TUN_STATE_SOCKFILTER | TUN_STATE_FLOWS |
 		       TUN_STATE_QUEUES },
 	{ GET, EBADFD, 0 },
 	{ GET, EFAULT, 0 },
 	{ GET, E2BIG, 0 },
-	{ CHECK, 0, 0 },
-	{ CHECK, EINVAL, 0 },
-	{ CHECK, EINVAL, ~ALL_GROUPS },
-	{ CHECK, EINVAL, TUN_STATE_FLAGS | TUN_STATE_VNET |
-			 TUN_STATE_OFFLOAD | TUN_STATE_SNDBUF |
-			 TUN_STATE_LINK | TUN_STATE_TXFILTER |
-			 TUN_STATE_SOCKFILTER | TUN_STATE_STEERING |
-			 TUN_STATE_FILTER | TUN_STATE_FLOWS |
-			 TUN_STATE_QUEUE | TUN_STATE_QUEUES },
-	{ CHECK, EBADF, TUN_STATE_STEERING | TUN_STATE_FILTER },
-	{ CHECK, EBADFD, 0 },
-	{ CHECK, EFAULT, 0 },
-	{ CHECK, E2BIG, 0 },
+	{ HOLD, 0, 0 },
+	{ HOLD, EINVAL, 0 },
+	{ HOLD, EINVAL, ~ALL_GROUPS },
+	{ HOLD, ENOSPC, TUN_STATE_QUEUES },
+	{ HOLD, EBADFD, 0 },
+	{ HOLD, EFAULT, 0 },
+	{ HOLD, E2BIG, 0 },
 	{ SET, 0, 0 },
 	{ SET, EINVAL, 0 },
 	{ SET, EINVAL, ~ALL_GROUPS },
-	{ SET, EINVAL, TUN_STATE_IDENTITY | TUN_STATE_FLAGS | TUN_STATE_VNET |
-		       TUN_STATE_OFFLOAD | TUN_STATE_SNDBUF | TUN_STATE_LINK |
-		       TUN_STATE_TXFILTER | TUN_STATE_SOCKFILTER |
-		       TUN_STATE_STEERING | TUN_STATE_FILTER |
-		       TUN_STATE_FLOWS | TUN_STATE_QUEUE },
+	{ SET, EINVAL, TUN_STATE_IDENTITY | TUN_STATE_IFF | TUN_STATE_OWNER |
+		       TUN_STATE_VNET | TUN_STATE_OFFLOAD | TUN_STATE_SNDBUF |
+		       TUN_STATE_LINK | TUN_STATE_TXFILTER |
+		       TUN_STATE_SOCKFILTER | TUN_STATE_STEERING |
+		       TUN_STATE_FILTER | TUN_STATE_QUEUE },
 	{ SET, EXDEV, TUN_STATE_IDENTITY },
-	{ SET, EPERM, TUN_STATE_FLAGS | TUN_STATE_LINK },
+	{ SET, EPERM, TUN_STATE_OWNER | TUN_STATE_LINK },
 	{ SET, EBADF, TUN_STATE_STEERING | TUN_STATE_FILTER },
 	{ SET, EBADFD, 0 },
 	{ SET, EFAULT, 0 },
@@ -1149,7 +1288,7 @@ static unsigned int missing(void)
 			n += !met(reached[i].call, reached[i].err, failed);
 			continue;
 		}
-		for (bit = 0; bit < 15; bit++)
+		for (bit = 0; bit < ARRAY_SIZE(state_groups); bit++)
 			if (failed & 1ULL << bit)
 				n += !met(reached[i].call, reached[i].err,
 					  1ULL << bit);
@@ -1172,6 +1311,7 @@ static void statistics(double seconds)
 			       i ? strerror(i) : "success");
 	printf("# %u different endings, %u other changes, %u times compared, %u times checked\n",
 	       f.nr_endings, f.others, f.verified, f.checked);
+	printf("# %u times the file held a program\n", f.held);
 	printf("# %.0f calls per second\n", f.nr / seconds);
 }
 
@@ -1193,6 +1333,7 @@ FIXTURE_SETUP(fuzz)
 	const char *calls = getenv("TUN_STATE_CALLS");
 	const char *seed = getenv("TUN_STATE_SEED");
 	const char *why = tun_state_enter();
+	struct bpf_prog_info info;
 	enum area area;
 	unsigned int i;
 
@@ -1212,8 +1353,11 @@ FIXTURE_SETUP(fuzz)
 	f.progs[1] = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 0x10002);
 	f.progs[2] = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 0x10003);
 	f.progs[3] = prog_load(BPF_PROG_TYPE_XDP, 2);
-	for (i = 0; i < PROGS; i++)
+	for (i = 0; i < PROGS; i++) {
 		ASSERT_GE(f.progs[i], 0);
+		ASSERT_EQ(0, prog_info(f.progs[i], &info));
+		f.prog_ids[i] = info.id;
+	}
 
 	f.memory = mmap(NULL, (2 * NR_AREAS + 1) * AREA, PROT_NONE,
 			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -1265,8 +1409,10 @@ TEST_F_TIMEOUT(fuzz, calls, 7200)
 	EXPECT_EQ(0, f.failures) {
 		TH_LOG("reproduce: TUN_STATE_SEED=%llu", f.seed);
 	}
-	if (self->calls >= CALLS)
+	if (self->calls >= CALLS) {
 		EXPECT_EQ(0, missing());
+		EXPECT_LT(0, f.held);
+	}
 	EXPECT_GT(f.succeeded[SET] * 20, f.done[SET]);
 }
 
