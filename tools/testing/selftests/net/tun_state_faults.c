@@ -3,8 +3,8 @@
  * Injected faults: each allocation and each copy to or from user space fails
  * once, in each call that reports or changes the state of a device. The call
  * succeeds or returns ENOMEM or EFAULT, after an error the state is the one
- * from before, and nothing leaks. tun_state_all_or_nothing is about all other
- * errors.
+ * from before, the file holds the programs that it held before, and nothing
+ * leaks. tun_state_all_or_nothing is about all other errors.
  *
  * For a kernel with fault injection and kmemleak.
  */
@@ -14,10 +14,11 @@
 #include "tun_state_util.h"
 
 #define NR_FDS 3
-#define SETTABLE (ALL_GROUPS & ~GET_ONLY)
+#define RESTORED (ALL_GROUPS & ~GET_ONLY)
 #define ATTACHED TUN_STATE_QUEUE_ATTACHED
 #define HAS_FILTER TUN_STATE_QUEUE_SOCKFILTER
 #define NR_FLOWS 3
+#define PROGS (TUN_STATE_STEERING | TUN_STATE_FILTER)
 /* More than any call has: beyond it, the failures would never end */
 #define MAX_POINTS 3000
 
@@ -26,9 +27,7 @@ static int fds[NR_FDS];
 static int progs[2];
 static struct tun_state_prog descs[2];
 static struct state initial;
-/* Each change uses new flows: to set a known one does not renew it */
-static uint64_t flows_time;
-static unsigned int flows_nr;
+static uint64_t flows_time;	/* of the last packet of each flow */
 
 /* Faults */
 
@@ -103,7 +102,6 @@ static void restore_knobs(void)
 static void target(int k, struct state *st)
 {
 	struct tun_state *s = &st->s;
-	unsigned int i;
 
 	*st = initial;
 	state_point(st);
@@ -114,11 +112,6 @@ static void target(int k, struct state *st)
 	s->steering.fd = progs[k];
 	s->filter.action = TUN_STATE_PROG_FD;
 	s->filter.fd = progs[!k];
-	s->flows.count = NR_FLOWS;
-	for (i = 0; i < NR_FLOWS; i++)
-		st->flows[i] = (struct tun_state_flow){
-			.rxhash = flows_nr + i, .queue_index = i + k,
-		};
 	s->queue.flags &= ~(ATTACHED | HAS_FILTER);
 	s->queue.flags |= k ? 0 : ATTACHED | HAS_FILTER;
 	s->queue.index = k;
@@ -128,25 +121,23 @@ static bool set_target(int k)
 {
 	struct state st;
 
-	flows_nr++;
 	target(k, &st);
-	flows_time = now_ms();
-	return !state_set(fds[0], SETTABLE, &st);
+	return !state_set(fds[0], RESTORED, &st);
 }
 
 static bool is_target(int k, uint64_t mask)
 {
 	struct state st;
+	uint64_t diff;
 
 	target(k, &st);
-	if (state_check(fds[0], mask & SETTABLE, &st))
-		return false;
-	if (now_ms() - flows_time > 2000)
-		st.s.mask &= ~TUN_STATE_FLOWS;
-	if (st.s.mask)
+	st.s.steering = descs[k];
+	st.s.filter = descs[!k];
+	diff = state_compare(fds[0], mask & RESTORED, &st);
+	if (diff)
 		ksft_print_msg("not as it was set: %#llx\n",
-			       (unsigned long long)st.s.mask);
-	return !st.s.mask;
+			       (unsigned long long)diff);
+	return !diff;
 }
 
 static bool is_unchanged(struct state before[NR_FDS])
@@ -168,6 +159,39 @@ static bool is_unchanged(struct state before[NR_FDS])
 	return true;
 }
 
+/* The ids of the programs that a file holds, as its fdinfo shows them */
+static void held_ids(int fd, unsigned int ids[2])
+{
+	char line[128];
+	FILE *f;
+
+	ids[0] = 0;
+	ids[1] = 0;
+	snprintf(line, sizeof(line), "/proc/self/fdinfo/%d", fd);
+	f = fopen(line, "r");
+	if (!f)
+		ksft_exit_fail_perror("fdinfo");
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "steering-held: %u", &ids[0]) == 1)
+			continue;
+		if (sscanf(line, "filter-held: %u", &ids[1]) == 1)
+			break;
+	}
+	fclose(f);
+}
+
+static bool holds(unsigned int steering, unsigned int filter)
+{
+	unsigned int ids[2];
+
+	held_ids(fds[0], ids);
+	if (ids[0] == steering && ids[1] == filter)
+		return true;
+	ksft_print_msg("programs %u and %u are held, not %u and %u\n", ids[0],
+		       ids[1], steering, filter);
+	return false;
+}
+
 /* Calls with faults. They return 0 or an errno. */
 
 struct call {
@@ -179,6 +203,7 @@ struct call {
 	bool (*after)(const struct call *c, int err);
 	int from;		/* the state at the start */
 	uint64_t mask;
+	uint32_t flags;
 	unsigned int points;	/* at least; debugging adds its own */
 	bool no_error;		/* the call cannot return an error */
 };
@@ -188,15 +213,40 @@ static struct state st;
 static int run_get(const struct call *c)
 {
 	st.s.mask = c->mask;
+	st.s.flags = c->flags;
 	return ioctl(fds[0], TUNGETSTATE, &st.s) ? errno : 0;
 }
 
-/* The file has captured one program, and the device now has another */
+/* Have the device learn flows, which a steering program would prevent */
+static bool learn_flows(void)
+{
+	unsigned char packet[sizeof(struct tun_pi) + FRAME_SIZE] = {
+		0, 0, 8, 0,			/* struct tun_pi: IPv4 */
+		2, 0, 0, 0, 0, 0, 2, 1, 1, 1, 1, 1, 8, 0,
+		0x45, 0, 0, FRAME_SIZE - ETH_HLEN, 0, 0, 0, 0, 64, 17, 0, 0,
+		192, 0, 2, 2, 192, 0, 2, 1,
+		0, 0, 0, 9, 0, FRAME_SIZE - ETH_HLEN - 20,
+	};
+	int none = -1, i;
+
+	if (ioctl(fds[1], TUNSETSTEERINGEBPF, &none))
+		return false;
+	flows_time = now_ms();
+	for (i = 0; i < NR_FLOWS; i++) {
+		packet[sizeof(struct tun_pi) + ETH_HLEN + 20] = 1 + i;
+		if (write(fds[1], packet, sizeof(packet)) != sizeof(packet))
+			return false;
+	}
+	return true;
+}
+
+/* The file holds one program, and the device now has another */
 static bool prepare_get(const struct call *c)
 {
-	if (ioctl(fds[1], TUNSETSTEERINGEBPF, &progs[0]) ||
+	if (!learn_flows() ||
+	    ioctl(fds[1], TUNSETSTEERINGEBPF, &progs[0]) ||
 	    ioctl(fds[1], TUNSETFILTEREBPF, &progs[1]) ||
-	    state_get(fds[0], TUN_STATE_STEERING | TUN_STATE_FILTER, &st) ||
+	    state_hold(fds[0], PROGS, &st) ||
 	    ioctl(fds[1], TUNSETSTEERINGEBPF, &progs[1]) ||
 	    ioctl(fds[1], TUNSETFILTEREBPF, &progs[0]))
 		return false;
@@ -217,32 +267,53 @@ static int set_by_id(uint64_t group, int nr)
 	return state_set(fds[0], group, &by_id);
 }
 
-/* True if program @yes can be set by its id, and program @no cannot */
-static bool captured(uint64_t group, int yes, int no)
+/* True if a program can be set by its id, and the other one cannot; -1: none */
+static bool can_set(uint64_t group, int nr)
 {
-	int none = -1;
+	int none = -1, i;
 
 	if (ioctl(fds[1], TUNSETSTEERINGEBPF, &none) ||
 	    ioctl(fds[1], TUNSETFILTEREBPF, &none))
 		return false;
-	if (set_by_id(group, no) != EBADF || set_by_id(group, yes)) {
-		ksft_print_msg("the file has another program\n");
+	for (i = 0; i < 2; i++)
+		if (i != nr && set_by_id(group, i) != EBADF) {
+			ksft_print_msg("program %d of %#llx can be set\n", i,
+				       (unsigned long long)group);
+			return false;
+		}
+	if (nr >= 0 && set_by_id(group, nr)) {
+		ksft_print_msg("program %d of %#llx cannot be set\n", nr,
+			       (unsigned long long)group);
 		return false;
 	}
 	return true;
 }
 
+/* The file holds what it has held, unless the call has replaced it */
 static bool after_get(const struct call *c, int err)
 {
-	bool s = !err && c->mask & TUN_STATE_STEERING;
-	bool f = !err && c->mask & TUN_STATE_FILTER;
+	bool replaced = !err && c->flags & TUN_STATE_F_HOLD;
+	int steering = 0, filter = 1;
 
-	return captured(TUN_STATE_STEERING, s, !s) &&
-	       captured(TUN_STATE_FILTER, !f, f);
+	if (!err && c->mask & TUN_STATE_FLOWS && st.s.flows.count != NR_FLOWS &&
+	    now_ms() - flows_time < 2000) {
+		ksft_print_msg("%u flows\n", st.s.flows.count);
+		return false;
+	}
+	if (replaced) {
+		steering = c->mask & TUN_STATE_STEERING ? 1 : -1;
+		filter = c->mask & TUN_STATE_FILTER ? 0 : -1;
+	}
+	return holds(steering < 0 ? 0 : descs[steering].id,
+		     filter < 0 ? 0 : descs[filter].id) &&
+	       can_set(TUN_STATE_STEERING, steering) &&
+	       can_set(TUN_STATE_FILTER, filter);
 }
 
 static bool prepare_set(const struct call *c)
 {
+	if (state_hold(fds[0], PROGS, &st))
+		return false;
 	target(!c->from, &st);
 	return true;
 }
@@ -252,20 +323,11 @@ static int run_set(const struct call *c)
 	return state_set(fds[0], c->mask, &st);
 }
 
+/* A call that sets other programs leaves the held ones alone */
 static bool after_set(const struct call *c, int err)
 {
-	return err || is_target(!c->from, c->mask);
-}
-
-static int run_check(const struct call *c)
-{
-	return state_check(fds[0], c->mask, &st);
-}
-
-static bool after_check(const struct call *c, int err)
-{
-	return err || (st.s.mask & SETTABLE & ~TUN_STATE_IDENTITY) ==
-		      (c->mask & SETTABLE & ~TUN_STATE_IDENTITY);
+	return holds(descs[c->from].id, descs[!c->from].id) &&
+	       (err || is_target(!c->from, c->mask));
 }
 
 static int run_attach_filter(const struct call *c)
@@ -346,11 +408,11 @@ static bool after_open(const struct call *c, int err)
 	return ok;
 }
 
-/* A queue that was given the filter of the device, and has captured programs */
+/* A queue that was given the filter of the device, and holds programs */
 static bool prepare_close(const struct call *c)
 {
 	return prepare_open(c) && !run_open(c) &&
-	       !state_get(extra, ALL_GROUPS, &st);
+	       !state_hold(extra, ALL_GROUPS, &st);
 }
 
 static int run_close(const struct call *c)
@@ -370,9 +432,9 @@ static bool prepare_close_last(const struct call *c)
 	if (extra < 0)
 		return false;
 	target(0, &st);
-	return !state_set(extra, SETTABLE & ~(TUN_STATE_IDENTITY |
-			  TUN_STATE_FLAGS | TUN_STATE_QUEUE), &st) &&
-	       !state_get(extra, ALL_GROUPS, &st);
+	return !state_set(extra, SETTABLE & ~(TUN_STATE_IFF | TUN_STATE_QUEUE),
+			  &st) &&
+	       !state_hold(extra, ALL_GROUPS, &st);
 }
 
 static bool after_close_last(const struct call *c, int err)
@@ -396,11 +458,9 @@ static bool inject(const struct call *c, unsigned int *faults,
 				       strerror(errno));
 			return false;
 		}
-		/* Capture the programs */
-		if (c->run != run_get)
-			for (i = 0; i < NR_FDS; i++)
-				if (state_snapshot(fds[i], &before[i]))
-					return false;
+		for (i = 0; i < NR_FDS; i++)
+			if (state_snapshot(fds[i], &before[i]))
+				return false;
 
 		arm(n);
 		err = c->run(c);
@@ -413,13 +473,13 @@ static bool inject(const struct call *c, unsigned int *faults,
 		}
 		*errors += !!err;
 		*faults += reached;
-		if (c->after && !c->after(c, err)) {
-			ksft_print_msg("%u: wrong after %s\n", n,
+		if ((err || c->run == run_get) && !is_unchanged(before)) {
+			ksft_print_msg("%u: changed by %s\n", n,
 				       strerror(err));
 			return false;
 		}
-		if (err && c->run != run_get && !is_unchanged(before)) {
-			ksft_print_msg("%u: changed by %s\n", n,
+		if (c->after && !c->after(c, err)) {
+			ksft_print_msg("%u: wrong after %s\n", n,
 				       strerror(err));
 			return false;
 		}
@@ -449,7 +509,7 @@ static void test(const struct call *c)
 }
 
 /* The least number of allocations and copies of each group, on any kernel */
-static unsigned int points_of(uint64_t mask, bool get, bool check)
+static unsigned int points_of(uint64_t mask, bool get)
 {
 	/* The copies of the struct, in and out, and struct tun_state_call */
 	unsigned int n = 3;
@@ -461,18 +521,18 @@ static unsigned int points_of(uint64_t mask, bool get, bool check)
 	if (mask & TUN_STATE_FILTER)
 		n += get ? 0 : 1;
 	if (mask & TUN_STATE_FLOWS)
-		n += get ? 2 : check ? 3 : 3 + NR_FLOWS;
+		n += get ? 2 : 0;
 	if (mask & TUN_STATE_QUEUES)
-		n += get ? 2 : check ? 3 : 0;
+		n += get ? 2 : 0;
 	return n;
 }
 
-static void test_get(uint64_t mask)
+static void test_get(uint64_t mask, uint32_t flags)
 {
 	const struct call get = {
-		.name = "GET", .prepare = prepare_get, .run = run_get,
-		.after = after_get, .mask = mask,
-		.points = points_of(mask, true, false),
+		.name = flags & TUN_STATE_F_HOLD ? "GET and hold" : "GET",
+		.prepare = prepare_get, .run = run_get, .after = after_get,
+		.mask = mask, .flags = flags, .points = points_of(mask, true),
 	};
 
 	test(&get);
@@ -483,28 +543,17 @@ static void test_set(uint64_t mask, int from)
 	const struct call set = {
 		.name = "SET", .prepare = prepare_set, .run = run_set,
 		.after = after_set, .from = from, .mask = mask,
-		.points = points_of(mask, false, false),
+		.points = points_of(mask, false),
 	};
 
 	test(&set);
 }
 
-static void test_check(uint64_t mask)
-{
-	const struct call check = {
-		.name = "CHECK", .prepare = prepare_set, .run = run_check,
-		.after = after_check, .mask = mask,
-		.points = points_of(mask, false, true),
-	};
-
-	test(&check);
-}
-
 static void test_all_three(uint64_t mask)
 {
-	test_get(mask);
+	test_get(mask, 0);
+	test_get(mask, TUN_STATE_F_HOLD);
 	test_set(mask, 0);
-	test_check(mask);
 }
 
 static const struct call others[] = {
@@ -589,7 +638,7 @@ static void open_devices(void)
 		descs[i].type = info.type;
 		memcpy(descs[i].tag, info.tag, sizeof(info.tag));
 	}
-	if (tun_set_queue(fds[2], IFF_DETACH_QUEUE) ||
+	if (netdev_up(name) || tun_set_queue(fds[2], IFF_DETACH_QUEUE) ||
 	    state_snapshot(fds[0], &initial))
 		ksft_exit_fail_perror("no device");
 }
@@ -648,8 +697,9 @@ int main(void)
 	if (access(KMEMLEAK, W_OK))
 		ksft_exit_skip("no kmemleak\n");
 
-	/* Each of 15 groups, all; all and the queue the other way round */
-	ksft_set_plan(3 * (15 + 1) + 2 + ARRAY_SIZE(others) + 2);
+	/* Each group, all; all and the queue the other way round */
+	ksft_set_plan(3 * (ARRAY_SIZE(state_groups) + 1) + 2 +
+		      ARRAY_SIZE(others) + 2);
 	open_devices();
 	test_all_three(ALL_GROUPS);
 	test_set(ALL_GROUPS, 1);
