@@ -25,6 +25,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                 "../../qemu/tests/functional/x86_64"))
 # pylint: disable=wrong-import-position
 from tap_local_proxy import FdProxy  # noqa: E402
+from tap_local_uapi import offset_of  # noqa: E402
 
 QUEUES = 4
 
@@ -172,7 +173,7 @@ class KernelState(Failure):
     def tamper(self, stream, target):
         where = stream.kernel_state(QUEUES - 1)
         if where:
-            stream.data[where[0] + 120] ^= 1
+            stream.data[where[0] + offset_of("vnet.hdr_size")] ^= 1
         else:
             offset, size = stream.field(QUEUES - 1, "host_vnet_hdr_len")
             stream.data[offset + size - 1] ^= 1

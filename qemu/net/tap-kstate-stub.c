@@ -18,8 +18,16 @@ bool tap_kstate_get(int fd, TapKState *ks, Error **errp)
     return true;
 }
 
-bool tap_kstate_check(int fd, const TapKState *ks, Error **errp)
+bool tap_kstate_hold(int fd, TapKState *ks, Error **errp)
 {
+    ks->size = 0;
+    return true;
+}
+
+bool tap_kstate_check(int fd, const TapKState *ks, char **observed,
+                      Error **errp)
+{
+    *observed = NULL;
     error_setg(errp, "this host does not report TAP state");
     return false;
 }

@@ -26,7 +26,7 @@ typedef struct TapKState {
 } TapKState;
 
 /**
- * tap_kstate_get: read the state of a queue
+ * tap_kstate_get: read the state of a queue, and change nothing
  *
  * @fd: the queue
  * @ks: set to the state; its size is 0 on a kernel without TUNGETSTATE, which
@@ -38,24 +38,47 @@ typedef struct TapKState {
 bool tap_kstate_get(int fd, TapKState *ks, Error **errp);
 
 /**
+ * tap_kstate_hold: read the state of a queue that tap_kstate_restore() may
+ * restore
+ *
+ * Like tap_kstate_get(). In addition, the open file of the queue holds the eBPF
+ * programs of the device, instead of those that it held before, so that they can
+ * be attached again. Source and target share the file: only a source calls this.
+ *
+ * @fd: the queue
+ * @ks: set to the state, as by tap_kstate_get()
+ * @errp: set on error
+ *
+ * Returns: false and sets @errp on error
+ */
+bool tap_kstate_hold(int fd, TapKState *ks, Error **errp);
+
+/**
  * tap_kstate_check: compare a state with the present state of a queue
  *
  * Changes nothing.
  *
  * @fd: the queue
  * @ks: the expected state; not trusted
- * @errp: set to the fields that differ, with both values
+ * @observed: set to the fields that differ although an administrator may change
+ *            them, with both values, for the caller to free; NULL without
+ * @errp: set to the fields that differ and must not, with both values
  *
- * Returns: false and sets @errp when a field differs, or @ks is malformed
+ * Returns: false and sets @errp when such a field differs, or @ks is malformed
  */
-bool tap_kstate_check(int fd, const TapKState *ks, Error **errp);
+bool tap_kstate_check(int fd, const TapKState *ks, char **observed,
+                      Error **errp);
 
 /**
  * tap_kstate_restore: set a queue to an earlier state
  *
+ * Changes the fields that tap_kstate_check() refuses, if they differ, and no
+ * others.
+ *
  * @fd: the queue
- * @ks: a state that tap_kstate_get() returned in this process
- * @errp: set on error, to the group that could not be restored
+ * @ks: a state that tap_kstate_hold() returned in this process. Never one of a
+ *      migration stream: the kernel would do what the stream says.
+ * @errp: set to the fields that still differ, with both values
  *
  * Returns: false and sets @errp on error
  */

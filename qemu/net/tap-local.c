@@ -78,6 +78,7 @@ struct TapLocal {
     TapLocalQueue queue;
     char ifname[IFNAMSIZ];
     TapKState ks;
+    char *observed;         /* change of the TAP that was logged, or NULL */
 
     TapLocalKept received;  /* at most one packet */
     TapLocalKept sent;      /* packets, each behind its length */
@@ -221,23 +222,65 @@ bool tap_local_check_none_kept(const TapLocal *local, Error **errp)
     return true;
 }
 
-/* Undo changes that the target made although it did not run */
-static void tap_local_restore(TapLocal *local)
+/* Compare the kernel's state; log harmless changes once for all queues */
+static bool tap_local_compare(TapLocal *local, Error **errp)
 {
-    Error *err = NULL;
+    char *observed;
+    bool ok = tap_kstate_check(local->queue.fd, &local->ks, &observed, errp);
+    const TapLocal *other;
+    bool logged = false;
 
-    if (local->in_stream && local->ks.size &&
-        !tap_kstate_check(local->queue.fd, &local->ks, &err)) {
-        warn_reportf_err(err, "netdev '%s' queue %d: restoring what changed "
-                         "since the migration: ", local->nc->name,
-                         local->index);
-        err = NULL;
-        if (!tap_kstate_restore(local->queue.fd, &local->ks, &err)) {
-            error_reportf_err(err, "netdev '%s' queue %d: ", local->nc->name,
-                              local->index);
+    QLIST_FOREACH(other, &tap_locals, next) {
+        if (!strcmp(other->nc->name, local->nc->name)) {
+            logged |= !g_strcmp0(other->observed, observed);
         }
     }
-    local->ks.size = 0;
+    if (observed && !logged) {
+        warn_report("netdev '%s' queue %d: somebody changed the TAP during the "
+                    "migration, which does no harm: %s", local->nc->name,
+                    local->index, observed);
+    }
+    g_free(local->observed);
+    local->observed = observed;
+    return ok;
+}
+
+/*
+ * Undo changes that the target made although it did not run
+ *
+ * The state of a queue in an outgoing stream is one that this QEMU has read
+ * itself: tap_local_post_load() drops those of incoming streams.
+ */
+static void tap_local_restore(TapLocal *local)
+{
+    TapLocal *other;
+    Error *err = NULL;
+    bool changed = false;
+
+    QLIST_FOREACH(other, &tap_locals, next) {
+        if (!strcmp(other->nc->name, local->nc->name) && other->in_stream &&
+            other->ks.size && !tap_local_compare(other, &err)) {
+            warn_reportf_err(err, "netdev '%s' queue %d: restoring what changed "
+                             "since the migration: ", other->nc->name,
+                             other->index);
+            err = NULL;
+            changed = true;
+            tap_kstate_restore(other->queue.fd, &other->ks, NULL);
+        }
+    }
+    /* The place of a queue may have been free only after others moved */
+    QLIST_FOREACH(other, &tap_locals, next) {
+        if (strcmp(other->nc->name, local->nc->name)) {
+            continue;
+        }
+        if (changed && other->in_stream && other->ks.size &&
+            !tap_kstate_restore(other->queue.fd, &other->ks, &err)) {
+            error_reportf_err(err, "netdev '%s' queue %d: ", other->nc->name,
+                              other->index);
+            err = NULL;
+        }
+        other->ks.size = 0;
+    }
 }
 
 /* Let this QEMU use the device; the other side does not run */
@@ -245,7 +288,6 @@ static void tap_local_release(TapLocal *local)
 {
     int fd = local->queue.fd;
     bool in_stream = local->in_stream;
-    TapLocal *other;
 
     /* The flag is shared with the other side: an older QEMU may clear it */
     if (!g_unix_set_fd_nonblocking(fd, true, NULL)) {
@@ -254,11 +296,8 @@ static void tap_local_release(TapLocal *local)
     }
 
     /* Restore all queues first: settings below may apply to the device */
-    QLIST_FOREACH(other, &tap_locals, next) {
-        if (!strcmp(other->nc->name, local->nc->name)) {
-            tap_local_restore(other);
-        }
-    }
+    tap_local_restore(local);
+    g_clear_pointer(&local->observed, g_free);
 
     local->held = false;
     local->in_stream = false;
@@ -421,7 +460,7 @@ static bool tap_local_save(TapLocal *local, Error **errp)
     tap_local_get_actual(local);
     local->ks.size = 0;
     if (local->kernel_state != ON_OFF_AUTO_OFF) {
-        if (!tap_kstate_get(local->queue.fd, &local->ks, errp)) {
+        if (!tap_kstate_hold(local->queue.fd, &local->ks, errp)) {
             return false;
         }
         if (!local->ks.size) {
@@ -626,7 +665,7 @@ static bool tap_local_check_kernel_state(TapLocal *local, Error **errp)
         return true;
     }
     if (local->ks.size) {
-        return tap_kstate_check(local->queue.fd, &local->ks, errp);
+        return tap_local_compare(local, errp);
     }
     if (local->kernel_state == ON_OFF_AUTO_ON) {
         error_setg(errp, "kernel-state=on, but the stream holds no kernel "
@@ -696,8 +735,11 @@ static int tap_local_post_load(void *opaque, int version_id)
 {
     TapLocal *local = opaque;
     Error *err = NULL;
+    bool loaded = tap_local_load(local, &err);
 
-    if (!tap_local_load(local, &err)) {
+    /* Nothing of the stream may reach tap_kstate_restore() */
+    local->ks.size = 0;
+    if (!loaded) {
         tap_local_report(local, err);
         if (local->queue.fd >= 0) {
             close(local->queue.fd);
@@ -1078,6 +1120,7 @@ static void tap_local_instance_finalize(Object *obj)
     TapLocal *local = TAP_LOCAL(obj);
 
     g_free(local->ks.data);
+    g_free(local->observed);
     g_free(local->want_ifname);
     tap_local_drop_kept(&local->received);
     tap_local_drop_kept(&local->sent);

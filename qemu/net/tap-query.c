@@ -23,7 +23,7 @@ static TapKernelState *tap_query_kernel_state(int fd, Error **errp)
 {
     TapKernelState *info;
     struct tun_state st;
-    char addr[3 * sizeof(st.identity.addr)] = "";
+    char addr[3 * sizeof(st.netdev.addr)] = "";
     TapKState ks = { .data = (uint8_t[TAP_KSTATE_MAX_SIZE]) { } };
 
     if (!tap_kstate_get(fd, &ks, errp) || !ks.size) {
@@ -31,38 +31,42 @@ static TapKernelState *tap_query_kernel_state(int fd, Error **errp)
     }
     memcpy(&st, ks.data, sizeof(st));
 
-    for (unsigned i = 0; i < MIN(st.identity.addr_len,
-                                 sizeof(st.identity.addr)); i++) {
+    for (unsigned i = 0; i < MIN(st.netdev.addr_len,
+                                 sizeof(st.netdev.addr)); i++) {
         snprintf(addr + strlen(addr), sizeof(addr) - strlen(addr), "%s%02x",
-                 i ? ":" : "", st.identity.addr[i]);
+                 i ? ":" : "", st.netdev.addr[i]);
     }
 
     info = g_new0(TapKernelState, 1);
     *info = (TapKernelState) {
-        .ifname = g_strndup((char *)st.identity.name,
-                            sizeof(st.identity.name)),
+        .ifname = g_strndup((char *)st.netdev.name, sizeof(st.netdev.name)),
         .ifindex = st.identity.ifindex,
         .netns = st.identity.netns,
-        .mtu = st.identity.mtu,
+        .link_type = st.identity.type,
+        .mtu = st.netdev.mtu,
+        .up = st.netdev.up,
         .address = g_strdup(addr),
-        .flags = st.device.flags,
+        .flags = st.iff.flags,
         .owner = st.owner.uid,
+        .owner_unmapped = st.owner.flags & TUN_STATE_OWNER_UID_UNMAPPED,
         .group = st.owner.gid,
+        .group_unmapped = st.owner.flags & TUN_STATE_OWNER_GID_UNMAPPED,
         .vnet_hdr_size = st.vnet.hdr_size,
         .vnet_flags = st.vnet.flags,
         .offload = st.offload.enabled,
+        .offload_wanted = st.offload.wanted,
         .offload_supported = st.offload.supported,
-        .sndbuf = st.sndbuf.device,
+        .sndbuf = st.sndbuf.size,
         .carrier = st.link.carrier,
         .msg_enable = st.link.msg_enable,
-        .rx_batched = st.link.rx_batched,
+        .rx_frames = st.coalesce.rx_frames,
         .txfilter_count = st.txfilter.count,
         .steering_prog = st.steering.id,
         .filter_prog = st.filter.id,
-        .xdp_prog = st.xdp.id,
+        .xdp_drv_prog = st.xdp.drv_prog_id,
+        .xdp_skb_prog = st.xdp.skb_prog_id,
         .queue_index = st.queue.index,
         .queue_flags = st.queue.flags,
-        .queue_sndbuf = st.queue.sndbuf,
         .ring_size = st.queue.ring_size,
         .ring_len = st.queue.ring_len,
     };
@@ -147,20 +151,22 @@ void hmp_info_tap_state(Monitor *mon, const QDict *qdict)
             continue;
         }
         monitor_printf(mon, "  device: %s (%u), %s, netns %" PRIu64 ", mtu %u, "
-                       "flags 0x%x, carrier %s\n", ks->ifname, ks->ifindex,
+                       "flags 0x%x, %s, carrier %s\n", ks->ifname, ks->ifindex,
                        ks->address, ks->netns, ks->mtu, ks->flags,
-                       ks->carrier ? "on" : "off");
-        monitor_printf(mon, "  owner: uid %u, gid %u\n", ks->owner, ks->group);
+                       ks->up ? "up" : "down", ks->carrier ? "on" : "off");
+        monitor_printf(mon, "  owner: uid %u%s, gid %u%s\n", ks->owner,
+                       ks->owner_unmapped ? " (unmapped)" : "", ks->group,
+                       ks->group_unmapped ? " (unmapped)" : "");
         monitor_printf(mon, "  vnet header: %u bytes, flags 0x%x\n",
                        ks->vnet_hdr_size, ks->vnet_flags);
-        monitor_printf(mon, "  offload: 0x%x of 0x%x\n", ks->offload,
-                       ks->offload_supported);
-        monitor_printf(mon, "  sndbuf: device %d, queue %d\n", ks->sndbuf,
-                       ks->queue_sndbuf);
-        monitor_printf(mon, "  programs: steering %u, filter %u, xdp %u\n",
-                       ks->steering_prog, ks->filter_prog, ks->xdp_prog);
-        monitor_printf(mon, "  filter: %u addresses, rx-batched %u, "
-                       "msg-enable 0x%x\n", ks->txfilter_count, ks->rx_batched,
+        monitor_printf(mon, "  offload: 0x%x of 0x%x, 0x%x wanted\n",
+                       ks->offload, ks->offload_supported, ks->offload_wanted);
+        monitor_printf(mon, "  sndbuf: %d\n", ks->sndbuf);
+        monitor_printf(mon, "  programs: steering %u, filter %u, xdp %u "
+                       "(driver) and %u (generic)\n", ks->steering_prog,
+                       ks->filter_prog, ks->xdp_drv_prog, ks->xdp_skb_prog);
+        monitor_printf(mon, "  filter: %u addresses, rx-frames %u, "
+                       "msg-enable 0x%x\n", ks->txfilter_count, ks->rx_frames,
                        ks->msg_enable);
         monitor_printf(mon, "  queue: index %u, flags 0x%x, %u of %u packets "
                        "wait\n", ks->queue_index, ks->queue_flags, ks->ring_len,

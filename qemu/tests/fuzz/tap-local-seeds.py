@@ -23,8 +23,8 @@ NO_VNET_HDR, IFNAME, USING_VNET_HDR = 0x04, 0x08, 0x10
 # so libFuzzer drops them unless it has -keep_seed=1.
 KERNEL_STATE_MAX, PACKET_MAX = 4096, 4096 + 65536
 
-# linux/if_tun_state.h: a group, and the size of struct tun_state
-TUN_STATE_FLAGS, TUN_STATE_SIZE = 1 << 1, 360
+# linux/if_tun_state.h: a group and its place, and the size of struct tun_state
+TUN_STATE_IFF, IFF, TUN_STATE_SIZE = 1 << 2, 104, 360
 
 
 def counted(data):
@@ -45,9 +45,12 @@ RECEIVED = subsection('net-tap/received', bytes(72))
 SENT = subsection('net-tap/sent', counted(bytes(72)) + counted(bytes(60)))
 
 
-def kernel_state(size=TUN_STATE_SIZE):
-    return subsection('net-tap/kernel-state',
-                      struct.pack('=Q', TUN_STATE_FLAGS) + bytes(size - 8))
+def kernel_state(size=TUN_STATE_SIZE, at=None):
+    """@at: offset of a byte that is not zero"""
+    state = bytearray(struct.pack('=Q', TUN_STATE_IFF) + bytes(size - 8))
+    if at is not None:
+        state[at] = 1
+    return subsection('net-tap/kernel-state', state)
 
 
 SEEDS = {
@@ -64,6 +67,11 @@ SEEDS = {
     'sent-twice': (0, TAP, fields() + SENT + SENT),
     'kernel-state': (0, TAP, fields() + kernel_state()),
     'kernel-state-max': (2, TAP, fields() + kernel_state(KERNEL_STATE_MAX)),
+    'kernel-state-short': (0, TAP, fields() + kernel_state(IFF + 7)),
+    'kernel-state-flags': (0, TAP, fields() + kernel_state(at=8)),
+    'kernel-state-reserved': (0, TAP, fields() + kernel_state(at=IFF + 4)),
+    'kernel-state-behind': (0, TAP, fields() + kernel_state(
+        KERNEL_STATE_MAX, KERNEL_STATE_MAX - 1)),
     'all': (2, TAP, fields() + kernel_state() + RECEIVED + SENT),
     'tun': (0, TUN, fields()),
     'two-queues': (USING_VNET_HDR, TWO_QUEUES, fields(using=True, hdr_len=12)),

@@ -4,8 +4,10 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import fcntl
 import json
 import os
+import struct
 import time
 
 from qemu.machine import QEMUMachine
@@ -13,6 +15,7 @@ from qemu_test import QemuSystemTest, skipIfMissingCommands
 
 import tap_local_queue as tap
 import tap_local_uapi as uapi
+from tap_local_bpf import bpf_load
 from tap_local_guest import Agent, Shell
 from tap_local_network import (GUEST_IP, GUEST_MAC, link_up, send_packet,
                                set_address)
@@ -340,6 +343,19 @@ class TapLocalTestBase(QemuSystemTest):
         response = vm.qmp(command, **args)
         self.assertIn('error', response)
         return response['error']['desc']
+
+    # eBPF programs of other processes
+
+    def set_program(self, vm, request, insns):
+        try:
+            prog = bpf_load(insns)
+        except OSError as e:
+            self.skipTest(f'bpf(): {e.strerror}')
+        try:
+            with tap.TapQueues(vm.get_pid()) as queues:
+                fcntl.ioctl(queues[0].fd, request, struct.pack('i', prog))
+        finally:
+            os.close(prog)
 
     # A guest that uses its NIC
 

@@ -34,7 +34,7 @@ class Mutation:
     # Values at and around limits that a target has to check
     BYTES = (0, 1, 5, 0x7e, 0x7f, 0x80, 0xff)
     WORDS = (0, 1, 2, 3, 4, 7, 8, STATE_HEADER - 1, STATE_HEADER,
-             STATE_HEADER + 1, uapi.offset_of('device'), STATE_SIZE - 1,
+             STATE_HEADER + 1, uapi.offset_of('netdev'), STATE_SIZE - 1,
              STATE_SIZE, STATE_SIZE + 1, 4095, 4096, 4097, NET_BUFSIZE - 1,
              NET_BUFSIZE, NET_BUFSIZE + 1, MAX_SENT - 1, MAX_SENT,
              MAX_SENT + 1, 2**31 - 1, 2**31, 2**32 - 4, 2**32 - 1)
@@ -266,7 +266,8 @@ class Mutation:
         data = bytearray(self.rng.choice((bytes(size),
                                           self.rng.randbytes(size))))
         if size >= 8 and self.rng.random() < 0.7:
-            data[:8] = struct.pack('=Q', 1 << self.rng.randrange(14))
+            data[:8] = struct.pack('=Q', 1 << self.rng.choice(
+                sorted(uapi.GROUPS.values())))
         return struct.pack('>I', size) + data
 
     def _subsection(self, part):

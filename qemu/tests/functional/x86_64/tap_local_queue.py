@@ -7,6 +7,7 @@
 import errno
 import fcntl
 import os
+import re
 import select
 import struct
 
@@ -31,6 +32,12 @@ def set_u32(fd, request, value):
 
 def set_offload(fd, offload):
     fcntl.ioctl(fd, uapi.TUNSETOFFLOAD, offload)
+
+
+def detach(fd):
+    """Detach a queue from its device"""
+    fcntl.ioctl(fd, uapi.TUNSETQUEUE,
+                struct.pack('16xH22x', uapi.IFF_DETACH_QUEUE))
 
 
 def _get_state(fd):
@@ -103,6 +110,12 @@ class TapQueue:
 
     def nonblocking(self):
         return bool(fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_NONBLOCK)
+
+    def held(self):
+        """Returns the eBPF programs that the open file holds: name -> id"""
+        with open(f'/proc/self/fdinfo/{self.fd}', encoding='ascii') as info:
+            return {name: int(number) for name, number in
+                    re.findall(r'(?m)^(\w+)-held:\t(\d+)$', info.read())}
 
     def state(self):
         """Returns a dict of all values that a hand-over must preserve"""

@@ -14,10 +14,11 @@ class Trace:
 
     COMMAND = ('strace', '-D', '-f', '-y', '--seccomp-bpf',
                '-e', 'trace=ioctl,read,readv,recvmsg', '-e', 'signal=none')
-    # Changes of a TAP or a network device. TUNSETSTATE is not among them: it
-    # may be a comparison.
-    CHANGE = re.compile(r'ioctl\(\d+<[^>]*>+, (TUNSET\w+|SIOCS\w+|VHOST_\w+)')
-    # strace prints the number of an ioctl without a name
+    # Changes of a TAP or a network device. strace prints the number of an ioctl
+    # without a name: 0xe8 is TUNGETSTATE, 0xe9 TUNSETSTATE.
+    CHANGE = re.compile(r'ioctl\(\d+<[^>]*>+, (TUNSET\w+|SIOCS\w+|VHOST_\w+|'
+                        r'_IOC\([^()]*, 0x54, 0xe9, )')
+    GETSTATE = re.compile(r'ioctl\(.*\b(0x54, 0xe8|TUNGETSTATE)\b')
     SETSTATE = re.compile(r'ioctl\(.*\b(0x54, 0xe9|TUNSETSTATE)\b')
     READ = re.compile(r'readv?\(\d+<' + tap.TUN)
     GOT_FD = re.compile(r'recvmsg\(.*SCM_RIGHTS.*<' + tap.TUN)

@@ -21,7 +21,8 @@ import tap_local_queue as tap
 import tap_local_uapi as uapi
 from tap_local_base import (LOCAL, NIC, QUEUES, TapLocalTestBase, nic,
                             source_netdev, target_netdev)
-from tap_local_network import link_up, send_packet
+from tap_local_bpf import bpf_drop, bpf_return
+from tap_local_network import ETHERTYPE, ip, link_up, send_packet
 from tap_local_proxy import FdProxy
 from tap_local_stream import FIELDS
 from tap_local_trace import Trace
@@ -42,16 +43,15 @@ class TapLocal(TapLocalTestBase):
         send_packet('tap0')
         self.main_loop_turns(source, target)
         calls = source_trace.calls(start)
-        for pattern in Trace.CHANGE, Trace.SETSTATE:
-            self.assertEqual([c for c in calls if pattern.match(c)], [])
+        self.assertEqual([c for c in calls if Trace.CHANGE.match(c)], [])
         calls = trace.calls()
         self.assertEqual(len([c for c in calls if trace.GOT_FD.match(c)]),
                          QUEUES)
         self.assertEqual([c for c in calls if trace.CHANGE.match(c)], [])
         self.assertEqual([c for c in calls if trace.READ.match(c)], [])
-        # TUNSETSTATE compares each queue once, and restores nothing
-        self.assertEqual(len([c for c in calls if trace.SETSTATE.match(c)]),
-                         QUEUES if self.reports_state else 0)
+        # It reads which offloads each queue has, and compares its state
+        self.assertEqual(len([c for c in calls if trace.GETSTATE.match(c)]),
+                         QUEUES * (2 if self.reports_state else 1))
         self.assertEqual(self.states(target), states)
         self.assertEqual(self.states(source), states)
 
@@ -337,15 +337,13 @@ class TapLocal(TapLocalTestBase):
         left = trace.calls(len(calls) + len(refused))
         for calls in refused, left:
             self.assertEqual([c for c in calls if trace.CHANGE.match(c)], [])
-        # TUNSETSTATE compares each queue in the stream, and restores nothing.
-        # A target that refuses may be gone before the last queue is sent.
-        compared = [len([c for c in calls if trace.SETSTATE.match(c)])
-                    for calls in (refused, left)]
-        if self.reports_state:
-            self.assertIn(compared[0], range(2, QUEUES + 1))
-        else:
-            self.assertEqual(compared[0], 0)
-        self.assertEqual(compared[1], QUEUES if self.reports_state else 0)
+        # TUNGETSTATE reads each queue that is saved, and again to compare it. A
+        # target that refuses may be gone before the last queue is sent.
+        reads = [len([c for c in calls if trace.GETSTATE.match(c)])
+                 for calls in (refused, left)]
+        times = 2 if self.reports_state else 1
+        self.assertIn(reads[0], [times * n for n in range(2, QUEUES + 1)])
+        self.assertEqual(reads[1], times * QUEUES)
 
     def test_cancel(self):
         """Cancel before the target has received everything"""
@@ -657,23 +655,186 @@ class TapLocal(TapLocalTestBase):
         source = self.source()
         offload = uapi.TUN_F_CSUM | uapi.TUN_F_TSO4
 
-        def detach(fd):
-            fcntl.ioctl(fd, uapi.TUNSETQUEUE,
-                        struct.pack('16xH22x', uapi.IFF_DETACH_QUEUE))
-
         self.assert_all_refused(source, (
             (patterns[0], self.target(), ["netdev 'net0' queue 0", *patterns],
              lambda stream, change=change: change(stream.fds[0][0]))
             for change, *patterns in (
                 (lambda fd: tap.set_u32(fd, uapi.TUNSETSNDBUF, 12345),
-                 'sndbuf.device is 0x3039 instead of 0x7fffffff'),
+                 'sndbuf.size is 0x3039 instead of 0x7fffffff'),
+                (lambda fd: tap.set_u32(fd, uapi.TUNSETCARRIER, 0),
+                 'link.carrier is 0x0 instead of 0x1'),
                 (lambda fd: tap.set_offload(fd, offload),
                  f'offload.enabled is {offload:#x} instead of 0x0'),
                 (lambda fd: tap.set_u32(fd, uapi.TUNSETVNETHDRSZ, 24),
                  'the TAP has a vnet header of 24 bytes, and of 1[02] bytes '
                  'in the stream'),
-                (detach, 'the queue is detached, and attached in the stream'),
+                (tap.detach, 'the queue is detached, and attached in the '
+                 'stream'),
             )))
+
+    def test_places_of_queues(self):
+        """Queues that somebody detached regain their places together"""
+        self.require_kernel_state()
+        vm, agent, _ = self.boot(source_netdev())
+        states = self.states(vm)
+        self.assertEqual(self.attached(vm), [True] * QUEUES)
+        target = self.guest_target(target_netdev())
+        self.hand_over(vm, target)
+        with tap.TapQueues(vm.get_pid()) as queues:
+            for number in 0, QUEUES - 1:
+                tap.detach(queues[number].fd)
+        self.quit(target)
+        self.cont(vm)
+        self.assertEqual(self.states(vm), states)
+        self.assert_answers(agent)
+        self.quit(vm)
+        self.assertNotIn('cannot restore', vm.get_log())
+
+    def held(self, vm):
+        """Returns the eBPF programs that the file of each queue holds"""
+        with tap.TapQueues(vm.get_pid()) as queues:
+            return [queue.held() for queue in queues]
+
+    def test_programs_restored(self):
+        """Nobody who reads the state takes from the source what it holds"""
+        self.require_kernel_state()
+        requests = uapi.TUNSETSTEERINGEBPF, uapi.TUNSETFILTEREBPF
+        vm = self.source()
+        self.assertEqual(self.held(vm), [{}] * QUEUES)
+        for _ in range(2):
+            # The kernel drops them with the last reference
+            for request, insns in zip(requests,
+                                      (bpf_return(2), bpf_drop(ETHERTYPE))):
+                self.set_program(vm, request, insns)
+            states = self.states(vm)
+            progs = {name: states[0][name]['id']
+                     for name in ('steering', 'filter')}
+            self.assertNotIn(0, progs.values())
+            target = self.target()
+            self.hand_over(vm, target)
+            self.assertEqual(self.held(vm), [progs] * QUEUES)
+
+            with tap.TapQueues(vm.get_pid()) as queues:
+                for request in requests:
+                    fcntl.ioctl(queues[0].fd, request, struct.pack('i', -1))
+            # This process, the source, and the target have the same open files
+            for state in self.states(vm):
+                self.assertEqual([state[name]['id'] for name in progs], [0, 0])
+            for qemu in vm, target:
+                for info in qemu.cmd('query-tap-state'):
+                    self.assertEqual(info['kernel-state']['filter-prog'], 0)
+            self.assertEqual(self.held(vm), [progs] * QUEUES)
+
+            self.quit(target)
+            self.cont(vm)
+            self.assertEqual(self.states(vm), states)
+            # A target that runs holds the programs anew when it is a source
+            target = self.target()
+            self.hand_over_and_run(vm, target, states)
+            vm = target
+
+    # Settings that are an administrator's: (field, offset of a byte, bit)
+    OBSERVED = (
+        ('netdev.mtu', 0, 1), ('netdev.up', 0, 1), ('netdev.addr_len', 0, 1),
+        ('netdev.name', 0, 1), ('netdev.addr', 0, 1), ('iff.flags', 1, 8),
+        ('owner.uid', 0, 1), ('owner.gid', 0, 1), ('owner.flags', 0, 1),
+        ('offload.wanted', 0, 1), ('offload.supported', 0, 1),
+        ('link.msg_enable', 0, 1), ('coalesce.rx_frames', 0, 1),
+        ('xdp.drv_prog_id', 0, 1), ('xdp.skb_prog_id', 0, 1),
+        ('queue.ring_size', 0, 1))
+    NOTICED = 'somebody changed the TAP during the migration, which does no harm'
+
+    def noticed(self, *vms):
+        """Returns how often each QEMU, which has quit, has logged them"""
+        return [vm.get_log().count(self.NOTICED) for vm in vms]
+
+    def hand_over_changed(self, source, target, change):
+        """Hand over; @change gets the stream before the target does"""
+        proxy = self.migrate(source, target, (QUEUES, change))
+        self.wait_hand_over(source, target)
+        proxy.close()
+        self.assertIsNone(proxy.error)
+
+    def test_observed_in_stream(self):
+        """The target logs them once, and does not set what the stream says"""
+        self.require_kernel_state()
+        source = self.source()
+        target = self.target()
+        states = self.states(source)
+
+        def tamper(stream):
+            for queue in range(QUEUES):
+                start, _ = stream.kernel_state(queue)
+                for name, byte, bit in self.OBSERVED:
+                    stream.data[start + uapi.offset_of(name) + byte] ^= bit
+
+        self.hand_over_changed(source, target, tamper)
+        self.quit(source)
+        self.cont(target)
+        self.main_loop_turns(target)
+        self.assertEqual(self.states(target), states)
+        self.quit(target)
+        noticed = [line for line in target.get_log().splitlines()
+                   if self.NOTICED in line]
+        self.assertEqual(len(noticed), 1, target.get_log())
+        for name, *_ in self.OBSERVED:
+            self.assertRegex(noticed[0],
+                             rf'{name} is (\S+) instead of (?!\1[,\s])\S+')
+
+    def test_observed_changed(self):
+        """Both sides log them once, and neither restores them"""
+        self.require_kernel_state()
+        source = self.source()
+        target = self.target()
+        before = self.states(source)
+
+        def change(stream):
+            fd = stream.fds[0][0]
+            ip('link', 'set', 'tap0', 'mtu', '1400')
+            ip('link', 'set', 'tap0', 'address', '02:00:00:00:00:99')
+            for request, value in ((uapi.TUNSETPERSIST, 1),
+                                   (uapi.TUNSETOWNER, 4711),
+                                   (uapi.TUNSETGROUP, 4712),
+                                   (uapi.TUNSETDEBUG, 0x4000)):
+                fcntl.ioctl(fd, request, value)
+
+        self.hand_over_changed(source, target, change)
+        changed = self.states(source)
+        for old, new in zip(before, changed):
+            self.assertEqual(
+                [new['netdev']['mtu'], new['owner']['uid'],
+                 new['owner']['gid'], new['link']['msg_enable'],
+                 new['iff']['flags'] ^ old['iff']['flags']],
+                [1400, 4711, 4712, 0x4000, uapi.IFF_PERSIST])
+            for name in old.keys() - {'netdev', 'owner', 'iff', 'link'}:
+                self.assertEqual(new[name], old[name])
+        self.quit(target)
+        self.cont(source)
+        self.main_loop_turns(source)
+        self.assertEqual(self.states(source), changed)
+
+        # Nothing is new to the next target
+        other = self.target()
+        self.hand_over(source, other)
+        self.quit(source)
+        self.cont(other)
+        self.assertEqual(self.states(other), changed)
+        self.quit(other)
+        self.assertEqual(self.noticed(source, target, other), [1, 1, 0])
+
+    def test_observed_changed_again(self):
+        """The source logs a change in each migration"""
+        self.require_kernel_state()
+        source = self.source()
+        for _ in range(2):
+            target = self.target()
+            self.hand_over(source, target)
+            self.quit(target)
+            ip('link', 'set', 'tap0', 'mtu', '1400')
+            self.cont(source)
+            ip('link', 'set', 'tap0', 'mtu', '1500')
+        self.quit(source)
+        self.assertEqual(self.noticed(source), [2])
 
     def test_fields_changed(self):
         source = self.source()
@@ -731,10 +892,17 @@ class TapLocal(TapLocalTestBase):
                 stream.data[start + offset] ^= bit
             return tamper
 
+        def behind(stream):
+            resize(4096)(stream)
+            start, size = stream.kernel_state(0)
+            stream.data[start + size - 1] = 1
+
         header = uapi.offset_of('identity')
         queue0 = "netdev 'net0' queue 0: "
         malformed = f'{queue0}the stream holds a kernel state of [0-9]+ bytes'
-        refused = f'{queue0}the kernel refuses the state'
+
+        def damaged(what):
+            return f'{queue0}the kernel state of [0-9]+ bytes is damaged: {what}'
 
         def differs(name):
             return (f'{queue0}the kernel state is not the expected one: '
@@ -747,26 +915,38 @@ class TapLocal(TapLocalTestBase):
                 ('size 7', resize(7), f'{queue0}the kernel state has 7 bytes'),
                 (f'size {header - 1}', resize(header - 1),
                  f'{queue0}the kernel state has {header - 1} bytes'),
-                ('header only', resize(header), refused),
-                ('cut in a group', resize(uapi.offset_of('device') - 4),
-                 refused),
+                ('header only', resize(header),
+                 damaged('identity.netns is missing')),
+                ('cut in a group', resize(uapi.offset_of('iff') - 4),
+                 damaged('netdev.addr is missing')),
+                ('behind the groups', behind,
+                 damaged('the part behind the groups is not zero')),
                 ('size 4097', resize(4097), malformed),
                 ('claims 4097', claim(4097), malformed),
                 ('claims 2**32 - 1', claim(2**32 - 1), malformed),
                 ('claims 0', claim(0), malformed),
                 ('unknown group', flip(7, 0x80),
                  f'{queue0}the kernel state holds groups 0x80'),
-                ('group with a pointer', flip(1, 0x01),
+                ('group with a pointer',
+                 flip(1, 1 << (uapi.GROUPS['sockfilter'] - 8)),
                  f'{queue0}the kernel state holds groups 0x'),
                 ('no group', lambda stream: stream.data.__setitem__(
                     slice(stream.kernel_state(0)[0],
                           stream.kernel_state(0)[0] + 8), bytes(8)),
                  f'{queue0}the kernel state holds groups 0x0,'),
-                ('reserved', flip(uapi.offset_of('reserved'), 1), refused),
+                *((field, flip(uapi.offset_of(field), 1),
+                   damaged(f'{field} is not zero'))
+                  for field in ('flags', 'reserved', 'netdev.reserved',
+                                'txfilter.reserved', 'filter.action')),
                 *((field, flip(uapi.offset_of(field), 1), differs(field))
-                  for field in ('identity.ifindex', 'identity.name',
-                                'owner.uid', 'vnet.hdr_size',
-                                'offload.enabled', 'queue.flags')),
+                  for field in ('identity.netns', 'identity.ifindex',
+                                'identity.type', 'iff.flags', 'vnet.hdr_size',
+                                'vnet.flags', 'offload.enabled', 'sndbuf.size',
+                                'link.carrier', 'txfilter.count',
+                                'txfilter.hash', 'txfilter.addr',
+                                'steering.id', 'steering.type', 'steering.tag',
+                                'filter.id', 'filter.type', 'filter.tag',
+                                'queue.index', 'queue.flags')),
             )))
 
     def test_other_fds(self):

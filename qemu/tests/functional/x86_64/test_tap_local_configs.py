@@ -6,12 +6,10 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-import fcntl
 import json
 import os
 import resource
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -23,7 +21,7 @@ import tap_local_queue as tap
 import tap_local_uapi as uapi
 from tap_local_base import (LOCAL, NIC, QUEUES, TapLocalTestBase, nic,
                             source_netdev, target_netdev)
-from tap_local_bpf import bpf_drop, bpf_load, bpf_return
+from tap_local_bpf import bpf_drop, bpf_return
 from tap_local_network import (ETHERTYPE, GUEST_IP, active_features, link_up,
                                make_bridge, send_packet, set_address)
 
@@ -219,17 +217,6 @@ class TapLocalConfigs(TapLocalTestBase):
         self.to_and_fro(vm, self.target)
 
     # eBPF programs of other processes
-
-    def set_program(self, vm, request, insns):
-        try:
-            prog = bpf_load(insns)
-        except OSError as e:
-            self.skipTest(f'bpf(): {e.strerror}')
-        try:
-            with tap.TapQueues(vm.get_pid()) as queues:
-                fcntl.ioctl(queues[0].fd, request, struct.pack('i', prog))
-        finally:
-            os.close(prog)
 
     def packets_while_stopped(self, vm):
         """Returns a bool for each queue: it gets a packet from the host"""
