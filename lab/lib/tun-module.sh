@@ -54,7 +54,8 @@ tun_tree() {
 		[ -f "$2/drivers/net/${f##*/}" ] || [ "${f##*/}" = tun_state_config.h ] ||
 			rm -f "$f"
 	done
-	rm -f "$3/include/uapi/linux/if_tun_state.h"
+	[ -f "$2/include/uapi/linux/if_tun_state.h" ] ||
+		rm -f "$3/include/uapi/linux/if_tun_state.h"
 	for f in "$2"/drivers/net/tun_state*.h "$2/include/uapi/linux/if_tun_state.h"; do
 		[ ! -f "$f" ] || put "$f" "$3/${f#"$2/"}"
 	done
