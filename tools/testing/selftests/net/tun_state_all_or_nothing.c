@@ -556,7 +556,7 @@ static bool prepare_prog(struct _test_data_dev *d, const struct failure *f)
 	int i;
 
 	other = steering ? TUN_STATE_FILTER : TUN_STATE_STEERING;
-	/* Let go of what others have left */
+	/* Let go of the programs of other failures */
 	for (i = 0; i < d->n; i++)
 		if (state_hold(d->fd[i], 0, &st))
 			return false;

@@ -258,6 +258,25 @@ static void expect_headers(struct __test_metadata *_metadata, struct pair *p,
 	EXPECT_EQ(0, memcmp(buf, frame, FRAME_SIZE));
 }
 
+/* Make the new device once more, with other flags */
+static int remake_new(struct pair *p, unsigned int flags)
+{
+	unsigned int q;
+
+	for (q = 0; q < p->queues; q++)
+		close(p->fd[NEW][q]);
+	for (q = 0; q < p->queues; q++) {
+		p->fd[NEW][q] = tun_queue(p->name[NEW], flags);
+		if (p->fd[NEW][q] < 0)
+			return -1;
+	}
+	close(p->sock);
+	if (netdev_up(p->name[NEW]))
+		return -1;
+	p->sock = packet_socket(p->name[NEW]);
+	return sock_direct(p->sock, true);
+}
+
 /* TUNSETIFF, when the device is made, decides about the headers */
 TEST_F(dev, iff_headers)
 {
@@ -276,23 +295,10 @@ TEST_F(dev, iff_headers)
 		expect_headers(_metadata, &self->p, variant->flags, 10);
 
 		/* The new device as it is to be made */
-		close(NEW_FD);
-		NEW_FD = tun_queue(self->p.name[NEW], type | changes[i]);
-		ASSERT_GE(NEW_FD, 0);
-		close(self->p.sock);
-		ASSERT_EQ(0, netdev_up(self->p.name[NEW]));
-		self->p.sock = packet_socket(self->p.name[NEW]);
-		ASSERT_EQ(0, sock_direct(self->p.sock, true));
+		ASSERT_EQ(0, remake_new(&self->p, type | changes[i]));
 		RESTORE(TUN_STATE_IFF);
 		expect_headers(_metadata, &self->p, changes[i], 10);
-
-		close(NEW_FD);
-		NEW_FD = tun_queue(self->p.name[NEW], variant->flags);
-		ASSERT_GE(NEW_FD, 0);
-		close(self->p.sock);
-		ASSERT_EQ(0, netdev_up(self->p.name[NEW]));
-		self->p.sock = packet_socket(self->p.name[NEW]);
-		ASSERT_EQ(0, sock_direct(self->p.sock, true));
+		ASSERT_EQ(0, remake_new(&self->p, variant->flags));
 	}
 }
 
@@ -2046,10 +2052,7 @@ TEST_F(queues, queue_swap_stopped)
 	ASSERT_EQ(0, ioctl(NEW_FD, TUNGETFEATURES, &features));
 	if (!(features & TEST_IFF_BACKPRESSURE))
 		return;
-	/* TUNSETIFF of another queue gives the flag to the device */
-	i = tun_queue(p->name[NEW], variant->flags | TEST_IFF_BACKPRESSURE);
-	ASSERT_GE(i, 0);
-	close(i);
+	ASSERT_EQ(0, remake_new(p, variant->flags | TEST_IFF_BACKPRESSURE));
 	GET(NEW_FD, TUN_STATE_IFF);
 	EXPECT_EQ(TEST_IFF_BACKPRESSURE,
 		  ST.iff.flags & TEST_IFF_BACKPRESSURE);

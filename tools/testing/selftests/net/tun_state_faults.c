@@ -289,7 +289,7 @@ static bool can_set(uint64_t group, int nr)
 	return true;
 }
 
-/* The file holds what it has held, unless the call has replaced it */
+/* The file holds the programs of the call before, unless this one has held others */
 static bool after_get(const struct call *c, int err)
 {
 	bool replaced = !err && c->flags & TUN_STATE_F_HOLD;

@@ -32,7 +32,7 @@
 	       TUN_STATE_STEERING | TUN_STATE_FILTER)
 #define PROGS (TUN_STATE_STEERING | TUN_STATE_FILTER)
 
-/* More flags of each queue. The last one gives IFF_NAPI to the device, or not. */
+/* More flags of each queue. The first one makes the device, without IFF_NAPI. */
 static const unsigned int open_flags[QUEUES] = {
 	0, IFF_NAPI, IFF_NAPI | IFF_NAPI_FRAGS, 0,
 };
@@ -168,20 +168,6 @@ static void whole_argument(struct state *st, unsigned int k, unsigned int queue)
 	st->s.sndbuf.size = own_sndbuf(queue, k);
 }
 
-/* TUNSETIFF of another queue may have changed IFF_NAPI of the device */
-static int set_whole(struct state *st, unsigned int queue)
-{
-	uint32_t persist = st->s.iff.flags & IFF_PERSIST;
-	struct state now;
-	int err;
-
-	err = state_get(t.fd[queue], TUN_STATE_IFF, &now);
-	if (err)
-		return err;
-	st->s.iff.flags = (now.s.iff.flags & ~IFF_PERSIST) | persist;
-	return state_set(t.fd[queue], WHOLE, st);
-}
-
 static const struct {
 	uint64_t bit;
 	size_t start;
@@ -190,6 +176,7 @@ static const struct {
 #define COMPARED(bit, first, next) {					\
 	TUN_STATE_##bit, offsetof(struct tun_state, first),		\
 	offsetof(struct tun_state, next) }
+	COMPARED(IFF, iff, owner),
 	COMPARED(OWNER, owner, vnet),
 	COMPARED(VNET, vnet, offload),
 	COMPARED(OFFLOAD, offload.enabled, offload.supported),
@@ -214,9 +201,6 @@ static uint64_t differences(const struct state *got, unsigned int k)
 	}
 	if (memcmp(got->insns, want->insns, sizeof(got->insns)))
 		diff |= TUN_STATE_SOCKFILTER;
-	if ((got->s.iff.flags ^ want->s.iff.flags) &
-	    ~(IFF_NAPI | IFF_NAPI_FRAGS))
-		diff |= TUN_STATE_IFF;
 	if (t.one_queue && got->s.sndbuf.size != own_sndbuf(0, k))
 		diff |= TUN_STATE_SNDBUF;
 	return diff & t.groups;
@@ -375,11 +359,8 @@ static void set_job(struct job *job)
 	for (i = 0; i < t.calls && !t.failures; i += err != EBADFD) {
 		queue = t.one_queue ? 0 : pick(job, QUEUES);
 		whole_argument(&st, pick(job, STATES), queue);
-		err = set_whole(&st, queue);
+		err = state_set(t.fd[queue], WHOLE, &st);
 		if (!had_device(err))
-			continue;
-		if (err == EINVAL && st.s.failed == TUN_STATE_IFF &&
-		    (t.recreated || t.reopened))
 			continue;
 		if (!err && st.s.mask != WHOLE)
 			fail("SET: mask %llx", (unsigned long long)st.s.mask);
@@ -654,8 +635,8 @@ static void filter_job(struct job *job)
 	} while (go_on(job));
 }
 
-/* Put held programs back after others have replaced them. Use a queue of its own,
- * of which no other thread changes what is held.
+/* Put held programs back after others have replaced the attached ones. No other
+ * thread holds programs by the file of this queue.
  */
 static void prog_job(struct job *job)
 {
@@ -694,7 +675,7 @@ static void prog_job(struct job *job)
 	close(fd);
 }
 
-/* On a shared queue: EBADF after another thread has replaced what is held */
+/* On a shared queue: EBADF after another thread has held other programs by it */
 static void held_job(struct job *job)
 {
 	unsigned int queue;
@@ -975,7 +956,7 @@ static void finish(void)
 		tun_set_queue(t.fd[i], IFF_ATTACH_QUEUE);
 	for (k = 0; k < STATES; k++) {
 		whole_argument(&st, k, k);
-		if (set_whole(&st, k))
+		if (state_set(t.fd[k], WHOLE, &st))
 			fail("the last SET: %m");
 		if (state_get(t.fd[(k + 1) % QUEUES], WHOLE, &now) ||
 		    differences(&now, k))
@@ -984,12 +965,13 @@ static void finish(void)
 
 	memset(&st, 0, sizeof(st));
 	state_point(&st);
+	st.s.iff.flags = TYPE;
 	st.s.owner.uid = -1;
 	st.s.owner.gid = -1;
 	st.s.vnet.hdr_size = 10;
 	st.s.sndbuf.size = INT32_MAX;
 	st.s.link.carrier = 1;
-	if (set_whole(&st, 0))
+	if (state_set(t.fd[0], WHOLE, &st))
 		fail("SET of defaults: %m");
 	if (netdev_ioctl(t.name, SIOCSIFTXQLEN, &ifr) || netdev_up(t.name))
 		fail("cannot set the device up: %m");
