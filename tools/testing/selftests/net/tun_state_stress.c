@@ -8,22 +8,18 @@
  * TUN_STATE_CALLS is the number of calls that each thread makes.
  */
 #include <poll.h>
-#include <pthread.h>
-#include <stdarg.h>
-#include <stdatomic.h>
 #include <linux/userfaultfd.h>
 #include <netinet/in.h>
 
 #include "../kselftest_harness.h"
+#include "tun_state_threads.h"
 #include "tun_state_util.h"
 
 #define QUEUES 4
 #define STATES 3
 #define FRESH STATES		/* the state of a new device */
-#define MAX_JOBS 24
 #define TYPE (IFF_TAP | IFF_MULTI_QUEUE | IFF_VNET_HDR)
 #define PI_SIZE sizeof(struct tun_pi)
-#define TIMEOUT 1200		/* a slow kernel on a slow machine */
 
 /* The groups of a whole state, without those of each queue */
 #define WHOLE (TUN_STATE_IFF | TUN_STATE_OWNER | TUN_STATE_VNET |	\
@@ -40,65 +36,20 @@ static const unsigned int open_flags[QUEUES] = {
 #define NR_NAPI 2
 #define NR_NAPI_FRAGS 1
 
-struct job {
-	pthread_t thread;
-	void (*run)(struct job *job);
-	bool caller;
-	unsigned int nr;
-	unsigned int rounds;
-	uint32_t random;
-};
-
 /* One test; each has a process of its own */
 static struct {
 	char name[IFNAMSIZ];
 	int fd[QUEUES];
 	struct state whole[STATES + 1];
-	struct job jobs[MAX_JOBS];
-	unsigned int nr_jobs;
-	unsigned int calls;
-	atomic_uint callers;	/* threads that are not done yet */
 	atomic_uint made;	/* calls that had a device */
-	atomic_uint failures;
 
 	/* Expectations */
 	uint64_t groups;	/* only the setters change them */
-	bool recreated;		/* EBADFD, and the state of a new device */
 	bool reopened;		/* with NAPI or without */
 	bool one_queue;		/* setters and getters share one */
 	bool own_filter;	/* some queues lack the device's filter */
 	unsigned int more_queues;
 } t;
-
-static void fail(const char *format, ...)
-{
-	va_list ap;
-
-	/* Print the first failures only */
-	if (atomic_fetch_add(&t.failures, 1) > 20)
-		return;
-	va_start(ap, format);
-	flockfile(stdout);
-	printf("# ");
-	vprintf(format, ap);
-	printf("\n");
-	funlockfile(stdout);
-	va_end(ap);
-}
-
-static unsigned int pick(struct job *job, unsigned int n)
-{
-	job->random ^= job->random << 13;
-	job->random ^= job->random >> 17;
-	job->random ^= job->random << 5;
-	return job->random % n;
-}
-
-/* Go on while there are calls, and until one has succeeded */
-static bool go_on(struct job *job)
-{
-	return atomic_load(&t.callers) || (!job->rounds && !t.failures);
-}
 
 /* The send buffer of a queue tells who has set it, and when */
 static int32_t own_sndbuf(unsigned int queue, unsigned int k)
@@ -208,7 +159,7 @@ static uint64_t differences(const struct state *got, unsigned int k)
 
 static void check_whole(const struct state *st)
 {
-	unsigned int k, n = STATES + t.recreated;
+	unsigned int k, n = STATES + threads.recreated;
 
 	for (k = 0; k < n; k++)
 		if (!differences(st, k))
@@ -225,7 +176,7 @@ static void check_whole(const struct state *st)
 static void check_sndbuf(unsigned int queue, int32_t size)
 {
 	if (size / 1000000 != (int)queue + 1 &&
-	    !((t.recreated || t.reopened) && size == INT32_MAX))
+	    !((threads.recreated || t.reopened) && size == INT32_MAX))
 		fail("queue %u has a send buffer of %d", queue, size);
 }
 
@@ -237,7 +188,7 @@ static void check_queues(const struct state *st)
 	bool filter, attached;
 
 	if (all->count > QUEUES + t.more_queues ||
-	    (!t.recreated && all->count < QUEUES)) {
+	    (!threads.recreated && all->count < QUEUES)) {
 		fail("%u queues", all->count);
 		return;
 	}
@@ -276,7 +227,7 @@ static void check_queues(const struct state *st)
 		 self->flags != st->s.queue.flags ||
 		 self->ring_size != st->s.queue.ring_size)
 		fail("what queues and queue say is not the same");
-	if (!t.recreated && !t.reopened &&
+	if (!threads.recreated && !t.reopened &&
 	    (napi != NR_NAPI || frags != NR_NAPI_FRAGS))
 		fail("%u queues have NAPI, %u NAPI_FRAGS", napi, frags);
 }
@@ -313,10 +264,8 @@ static void check_held(unsigned int id, uint64_t group)
 
 static bool had_device(int err)
 {
-	if (err == EBADFD && t.recreated) {
-		usleep(100);
+	if (no_device(err))
 		return false;
-	}
 	atomic_fetch_add(&t.made, 1);
 	return true;
 }
@@ -328,7 +277,7 @@ static void get_job(struct job *job)
 	struct state st;
 	int err = 0;
 
-	for (i = 0; i < t.calls && !t.failures; i += err != EBADFD) {
+	for (i = 0; calls_left(i); i += err != EBADFD) {
 		queue = t.one_queue ? 0 : pick(job, QUEUES);
 		/* One thread also takes references to the programs */
 		err = state_get_flags(t.fd[queue], mask, &st,
@@ -356,7 +305,7 @@ static void set_job(struct job *job)
 	struct state st;
 	int err = 0;
 
-	for (i = 0; i < t.calls && !t.failures; i += err != EBADFD) {
+	for (i = 0; calls_left(i); i += err != EBADFD) {
 		queue = t.one_queue ? 0 : pick(job, QUEUES);
 		whole_argument(&st, pick(job, STATES), queue);
 		err = state_set(t.fd[queue], WHOLE, &st);
@@ -381,7 +330,7 @@ static void fdinfo_job(struct job *job)
 	unsigned int id, i;
 	FILE *f;
 
-	for (i = 0; i < t.calls && !t.failures; i++) {
+	for (i = 0; calls_left(i); i++) {
 		snprintf(path, sizeof(path), "/proc/self/fdinfo/%d",
 			 t.fd[t.one_queue ? 0 : pick(job, QUEUES)]);
 		f = fopen(path, "r");
@@ -418,34 +367,16 @@ static void make_packet(unsigned char *packet, unsigned int flow)
 	packet[35] = flow;
 }
 
-static void expect_errno(const char *what, const int *expected)
-{
-	for (; *expected; expected++)
-		if (errno == *expected)
-			return;
-	fail("%s: %m", what);
-}
-
 /* Send packets from the host to the device */
 static void send_job(struct job *job)
 {
-	static const int expected[] = { ENETDOWN, ENXIO, ENOBUFS, ENODEV, 0 };
-	struct sockaddr_ll sll = {
-		.sll_family = AF_PACKET,
-		.sll_protocol = htons(ETH_P_IP),
-	};
 	int fd = socket(AF_PACKET, SOCK_RAW, 0);
 	unsigned char packet[PACKET_LEN];
 
 	do {
 		make_packet(packet, pick(job, 8));
-		sll.sll_ifindex = netdev_index(t.name);
-		if (sll.sll_ifindex < 0)
-			continue;
-		if (sendto(fd, packet, sizeof(packet), 0, (void *)&sll,
-			   sizeof(sll)) < 0)
-			expect_errno("send", expected);
-		job->rounds++;
+		if (send_packet(fd, t.name, packet, sizeof(packet)))
+			job->rounds++;
 	} while (go_on(job));
 	close(fd);
 }
@@ -540,7 +471,7 @@ static void place_job(struct job *job)
 		queue = pick(job, QUEUES);
 		err = state_get(t.fd[queue], TUN_STATE_QUEUE, &st);
 		if (err) {
-			if (err != EBADFD || !t.recreated)
+			if (err != EBADFD || !threads.recreated)
 				fail("GET queue: %s", strerror(err));
 			continue;
 		}
@@ -551,7 +482,7 @@ static void place_job(struct job *job)
 		err = state_set(t.fd[queue], TUN_STATE_QUEUE, &st);
 		if (!err)
 			job->rounds++;
-		else if (err != EINVAL && !(err == EBADFD && t.recreated))
+		else if (err != EINVAL && !(err == EBADFD && threads.recreated))
 			fail("SET queue: %s", strerror(err));
 	} while (go_on(job));
 }
@@ -588,7 +519,7 @@ static void up_down_job(struct job *job)
 	do {
 		ifr.ifr_flags = job->rounds % 2 ? IFF_UP : 0;
 		if (netdev_ioctl(t.name, SIOCSIFFLAGS, &ifr) &&
-		    !(errno == ENODEV && t.recreated))
+		    !(errno == ENODEV && threads.recreated))
 			fail("SIOCSIFFLAGS: %m");
 		job->rounds++;
 	} while (go_on(job));
@@ -601,11 +532,11 @@ static void resize_job(struct job *job)
 	do {
 		ifr.ifr_qlen = 1 + pick(job, 600);
 		if (netdev_ioctl(t.name, SIOCSIFTXQLEN, &ifr) &&
-		    !(errno == ENODEV && t.recreated))
+		    !(errno == ENODEV && threads.recreated))
 			fail("SIOCSIFTXQLEN: %m");
 		ifr.ifr_mtu = 1000 + pick(job, 500);
 		if (netdev_ioctl(t.name, SIOCSIFMTU, &ifr) &&
-		    !(errno == ENODEV && t.recreated))
+		    !(errno == ENODEV && threads.recreated))
 			fail("SIOCSIFMTU: %m");
 		job->rounds++;
 	} while (go_on(job));
@@ -629,7 +560,7 @@ static void filter_job(struct job *job)
 						ARRAY_SIZE(insns));
 		else
 			err = tun_detach_filter(t.fd[queue]);
-		if (err && !(errno == EBADFD && t.recreated))
+		if (err && !(errno == EBADFD && threads.recreated))
 			fail("filter: %m");
 		job->rounds++;
 	} while (go_on(job));
@@ -671,7 +602,7 @@ static void prog_job(struct job *job)
 		if (err)
 			fail("SET programs by id: %s", strerror(err));
 		job->rounds++;
-	} while (go_on(job) && !t.failures);
+	} while (go_on(job) && !threads.failures);
 	close(fd);
 }
 
@@ -687,7 +618,7 @@ static void held_job(struct job *job)
 		err = state_hold(t.fd[queue], PROGS, &st);
 		if (!err)
 			err = state_set(t.fd[queue], PROGS, &st);
-		if (err == EBADFD && t.recreated)
+		if (err == EBADFD && threads.recreated)
 			continue;
 		if (!err)
 			job->rounds++;
@@ -699,24 +630,16 @@ static void held_job(struct job *job)
 /* Make the device again, through the files that have lost it */
 static void recreate(void)
 {
-	struct ifreq ifr = {};
+	unsigned int flags[QUEUES];
 	struct state st;
-	int ifindex = 0;
 	unsigned int i;
 
 	for (i = 0; i < QUEUES; i++) {
 		if (state_get(t.fd[i], 0, &st) != EBADFD)
 			fail("queue %u is not without a device", i);
+		flags[i] = TYPE | open_flags[i];
 	}
-	/* Reset the ifindex: a former queue has its queue index there */
-	if (ioctl(t.fd[0], TUNSETIFINDEX, &ifindex))
-		fail("TUNSETIFINDEX: %m");
-	for (i = 0; i < QUEUES; i++) {
-		ifr.ifr_flags = TYPE | open_flags[i];
-		memcpy(ifr.ifr_name, t.name, sizeof(t.name));
-		if (ioctl(t.fd[i], TUNSETIFF, &ifr))
-			fail("TUNSETIFF: %m");
-	}
+	remake_device(t.name, t.fd, flags, QUEUES);
 }
 
 /* Let the device live for some calls */
@@ -724,7 +647,8 @@ static void wait_for_calls(void)
 {
 	unsigned int made = atomic_load(&t.made);
 
-	while (atomic_load(&t.callers) && atomic_load(&t.made) - made < 50)
+	while (atomic_load(&threads.callers) &&
+	       atomic_load(&t.made) - made < 50)
 		usleep(1000);
 }
 
@@ -801,11 +725,12 @@ static void learn_job(struct job *job)
 static void flows_job(struct job *job)
 {
 	struct tun_state_flow *flows = calloc(ALL_FLOWS, sizeof(*flows));
+	const unsigned int calls = threads.calls / 10 + 1;
 	struct tun_state s;
 	unsigned int i, n, seen = 0;
 	int fd;
 
-	for (n = 0; (n < t.calls / 10 + 1 || !seen) && !t.failures; n++) {
+	for (n = 0; (n < calls || !seen) && !threads.failures; n++) {
 		fd = t.fd[pick(job, QUEUES)];
 		memset(&s, 0, sizeof(s));
 		s.mask = TUN_STATE_FLOWS;
@@ -844,53 +769,7 @@ static void unload_job(struct job *job)
 	} while (go_on(job));
 }
 
-/* Start and end the threads, and watch them */
-
-static void *thread(void *arg)
-{
-	struct job *job = arg;
-
-	job->run(job);
-	if (job->caller)
-		atomic_fetch_sub(&t.callers, 1);
-	return NULL;
-}
-
-static void start_jobs(void (*run)(struct job *job), unsigned int n,
-		       bool caller)
-{
-	struct job *job;
-	unsigned int i;
-
-	for (i = 0; i < n; i++) {
-		job = &t.jobs[t.nr_jobs++];
-		job->run = run;
-		job->nr = i;
-		job->caller = caller;
-		job->random = 0x9e3779b9 * t.nr_jobs;
-		if (caller)
-			atomic_fetch_add(&t.callers, 1);
-	}
-}
-
-static void meanwhile(void (*run)(struct job *job), unsigned int n)
-{
-	start_jobs(run, n, false);
-}
-
-static void run_all(void)
-{
-	unsigned int i;
-
-	for (i = 0; i < t.nr_jobs; i++)
-		if (pthread_create(&t.jobs[i].thread, NULL, thread, &t.jobs[i]))
-			abort();
-	for (i = 0; i < t.nr_jobs; i++)
-		pthread_join(t.jobs[i].thread, NULL);
-	for (i = 0; i < t.nr_jobs && !t.failures; i++)
-		if (!t.jobs[i].rounds)
-			fail("thread %u has not done anything", i);
-}
+/* The end of a test */
 
 static int drain(void)
 {
@@ -987,15 +866,14 @@ FIXTURE(stress)
 
 FIXTURE_SETUP(stress)
 {
-	const char *calls = getenv("TUN_STATE_CALLS");
 	const char *why = tun_state_enter();
 	struct state st;
 	unsigned int i;
 
 	if (why)
 		SKIP(return, "%s", why);
-	t.calls = calls ? atoi(calls) : 200;
-	ASSERT_GT(t.calls, 0);
+	threads.calls = calls_of_thread();
+	ASSERT_GT(threads.calls, 0);
 	t.groups = WHOLE;
 	memcpy(t.name, "stress", 7);
 	for (i = 0; i < QUEUES; i++) {
@@ -1010,10 +888,10 @@ FIXTURE_SETUP(stress)
 		whole_argument(&st, 0, i);
 		ASSERT_EQ(0, state_set(t.fd[i], WHOLE, &st));
 	}
-	ASSERT_EQ(0, t.failures);
-	start_jobs(get_job, 2, true);
-	start_jobs(set_job, 2, true);
-	start_jobs(fdinfo_job, 1, true);
+	ASSERT_EQ(0, threads.failures);
+	callers(get_job, 2);
+	callers(set_job, 2);
+	callers(fdinfo_job, 1);
 }
 
 FIXTURE_TEARDOWN(stress)
@@ -1030,7 +908,7 @@ FIXTURE_TEARDOWN(stress)
 	do {							\
 		run_all();					\
 		finish();					\
-		EXPECT_EQ(0, t.failures);			\
+		EXPECT_EQ(0, threads.failures);			\
 	} while (0)
 
 /* On one file: the groups of the queue belong to the whole state, too */
@@ -1040,7 +918,7 @@ STRESS(one_queue)
 	run_all();
 	t.one_queue = false;
 	finish();
-	EXPECT_EQ(0, t.failures);
+	EXPECT_EQ(0, threads.failures);
 }
 
 STRESS(all_queues)
@@ -1095,7 +973,7 @@ STRESS(reopen)
 {
 	t.reopened = true;
 	/* A queue stays as long as there are calls on its file */
-	t.more_queues = 1 + t.nr_jobs;
+	t.more_queues = 1 + threads.nr_jobs;
 	meanwhile(reopen_job, 1);
 	RUN();
 }
@@ -1115,14 +993,14 @@ STRESS(resize)
 
 STRESS(delete_device)
 {
-	t.recreated = true;
+	threads.recreated = true;
 	meanwhile(delete_job, 1);
 	RUN();
 }
 
 STRESS(delete_netns)
 {
-	t.recreated = true;
+	threads.recreated = true;
 	meanwhile(netns_job, 1);
 	RUN();
 }
@@ -1153,9 +1031,9 @@ STRESS(flows)
 	st.s.sndbuf.size = INT32_MAX;
 	ASSERT_EQ(0, state_set(t.fd[0], TUN_STATE_STEERING | TUN_STATE_SNDBUF,
 			       &st));
-	t.nr_jobs = 0;
-	t.callers = 0;
-	start_jobs(flows_job, 3, true);
+	threads.nr_jobs = 0;
+	threads.callers = 0;
+	callers(flows_job, 3);
 	meanwhile(learn_job, 2);
 	meanwhile(attach_job, 1);
 	RUN();
@@ -1223,7 +1101,7 @@ STRESS(module_in_use)
 STRESS(everything)
 {
 	t.groups &= ~(TUN_STATE_SOCKFILTER | PROGS);
-	t.recreated = true;
+	threads.recreated = true;
 	t.own_filter = true;
 	meanwhile(send_job, 1);
 	meanwhile(read_job, 1);

@@ -10,15 +10,13 @@
  */
 #include <endian.h>
 #include <poll.h>
-#include <pthread.h>
-#include <stdarg.h>
-#include <stdatomic.h>
 #include <sys/eventfd.h>
 #include <linux/vhost.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 
 #include "../kselftest_harness.h"
+#include "tun_state_threads.h"
 #include "tun_state_util.h"
 
 #define QUEUES 3
@@ -27,8 +25,6 @@
 #define RING_SIZE 32
 #define BUF_SIZE 2048
 #define WAIT_MS 20000		/* more than vhost ever takes */
-#define MAX_JOBS 16
-#define TIMEOUT 1200		/* a slow kernel on a slow machine */
 
 enum direction { RX, TX, NR_RINGS };
 
@@ -60,15 +56,6 @@ struct vhost {
 	struct ring rings[NR_RINGS];
 };
 
-struct job {
-	pthread_t thread;
-	void (*run)(struct job *job);
-	bool caller;
-	unsigned int nr;
-	unsigned int rounds;
-	uint32_t random;
-};
-
 /* One test; each has a process of its own */
 static struct {
 	char name[IFNAMSIZ];
@@ -77,30 +64,7 @@ static struct {
 	struct vhost vhost[QUEUES];
 	int sock;		/* for packets of the device */
 	bool loaded;		/* the module, by this test */
-
-	struct job jobs[MAX_JOBS];
-	unsigned int nr_jobs;
-	unsigned int calls;
-	atomic_uint callers;	/* threads that are not done yet */
-	atomic_uint failures;
-	bool recreated;		/* the device goes and comes */
 } t;
-
-static void fail(const char *format, ...)
-{
-	va_list ap;
-
-	/* Print the first failures only */
-	if (atomic_fetch_add(&t.failures, 1) > 20)
-		return;
-	va_start(ap, format);
-	flockfile(stdout);
-	printf("# ");
-	vprintf(format, ap);
-	printf("\n");
-	funlockfile(stdout);
-	va_end(ap);
-}
 
 /* Virtqueues */
 
@@ -370,7 +334,6 @@ FIXTURE_VARIANT_ADD(vhost, napi)
 
 FIXTURE_SETUP(vhost)
 {
-	const char *calls = getenv("TUN_STATE_CALLS");
 	const char *why = tun_state_enter();
 	unsigned int i;
 
@@ -381,8 +344,8 @@ FIXTURE_SETUP(vhost)
 		   !system("modprobe -q vhost_net");
 	if (access("/dev/vhost-net", F_OK))
 		SKIP(return, "cannot use vhost-net: no /dev/vhost-net");
-	t.calls = calls ? atoi(calls) : 200;
-	ASSERT_GT(t.calls, 0);
+	threads.calls = calls_of_thread();
+	ASSERT_GT(threads.calls, 0);
 	t.flags = TYPE | variant->flags;
 	memcpy(t.name, "vhost", 6);
 	for (i = 0; i < QUEUES; i++) {
@@ -551,20 +514,6 @@ TEST_F(vhost, xdp)
 
 /* Stress */
 
-static unsigned int pick(struct job *job, unsigned int n)
-{
-	job->random ^= job->random << 13;
-	job->random ^= job->random >> 17;
-	job->random ^= job->random << 5;
-	return job->random % n;
-}
-
-/* Go on while there are calls, and until one has succeeded */
-static bool go_on(struct job *job)
-{
-	return atomic_load(&t.callers) || (!job->rounds && !t.failures);
-}
-
 /* A guest: packets, and buffers for those that come. vhost never gives back the
  * buffers of packets that it could not send all at once, as the device had gone.
  */
@@ -595,33 +544,15 @@ static void guest_job(struct job *job)
 
 static void host_job(struct job *job)
 {
-	struct sockaddr_ll sll = {
-		.sll_family = AF_PACKET,
-		.sll_protocol = htons(ETH_P_IP),
-	};
 	int fd = socket(AF_PACKET, SOCK_RAW, 0);
 	unsigned char frame[FRAME_SIZE];
 
 	do {
 		frame_make(frame, true, pick(job, 250));
-		sll.sll_ifindex = netdev_index(t.name);
-		if (sll.sll_ifindex > 0 &&
-		    sendto(fd, frame, sizeof(frame), 0, (void *)&sll,
-			   sizeof(sll)) < 0 && errno != ENETDOWN &&
-		    errno != ENXIO && errno != ENOBUFS && errno != ENODEV)
-			fail("send: %m");
+		send_packet(fd, t.name, frame, sizeof(frame));
 		job->rounds++;
 	} while (go_on(job));
 	close(fd);
-}
-
-/* Calls without a device do not count */
-static bool no_device(int err)
-{
-	if (err != EBADFD || !t.recreated)
-		return false;
-	usleep(100);
-	return true;
 }
 
 /* Set the groups that vhost depends on. EINVAL: the queue has changed since. */
@@ -635,7 +566,7 @@ static void set_job(struct job *job)
 	struct state st;
 	int err = 0;
 
-	for (i = 0; i < t.calls && !t.failures; i += err != EBADFD) {
+	for (i = 0; calls_left(i); i += err != EBADFD) {
 		queue = pick(job, QUEUES);
 		err = state_get(t.fd[queue], groups, &st);
 		if (no_device(err))
@@ -667,7 +598,7 @@ static void get_job(struct job *job)
 	unsigned int i;
 	int err = 0;
 
-	for (i = 0; i < t.calls && !t.failures; i += err != EBADFD) {
+	for (i = 0; calls_left(i); i += err != EBADFD) {
 		err = state_get_flags(t.fd[pick(job, QUEUES)], ALL_GROUPS, &st,
 				      pick(job, 2) ? TUN_STATE_F_HOLD : 0);
 		if (no_device(err))
@@ -708,7 +639,7 @@ static void xdp_job(struct job *job)
 		for (i = 0; i < 3; i++) {
 			err = netdev_xdp(t.name, i < 2 ? prog[i] : -1);
 			/* EINVAL: the index 0 of a device that is not there */
-			if (err && !t.recreated)
+			if (err && !threads.recreated)
 				fail("XDP: %s", strerror(-err));
 			job->rounds += !err;
 		}
@@ -738,9 +669,7 @@ static void backend_job(struct job *job)
  */
 static void delete_job(struct job *job)
 {
-	struct ifreq ifr = {};
-	int ifindex = 0;
-	unsigned int i;
+	const unsigned int flags[QUEUES] = { t.flags, t.flags, t.flags };
 
 	do {
 		usleep(5000);
@@ -748,59 +677,11 @@ static void delete_job(struct job *job)
 			fail("cannot delete the device");
 			return;
 		}
-		/* Reset the ifindex: a former queue has its index there */
-		if (ioctl(t.fd[0], TUNSETIFINDEX, &ifindex))
-			fail("TUNSETIFINDEX: %m");
-		for (i = 0; i < QUEUES; i++) {
-			ifr.ifr_flags = t.flags;
-			memcpy(ifr.ifr_name, t.name, sizeof(t.name));
-			if (ioctl(t.fd[i], TUNSETIFF, &ifr))
-				fail("TUNSETIFF: %m");
-		}
+		remake_device(t.name, t.fd, flags, QUEUES);
 		if (netdev_up(t.name))
 			fail("up: %m");
 		job->rounds++;
 	} while (go_on(job));
-}
-
-static void *thread(void *arg)
-{
-	struct job *job = arg;
-
-	job->run(job);
-	if (job->caller)
-		atomic_fetch_sub(&t.callers, 1);
-	return NULL;
-}
-
-static void add_jobs(void (*run)(struct job *job), unsigned int n, bool caller)
-{
-	struct job *job;
-	unsigned int i;
-
-	for (i = 0; i < n; i++) {
-		job = &t.jobs[t.nr_jobs++];
-		job->run = run;
-		job->nr = i;
-		job->caller = caller;
-		job->random = 0x9e3779b9 * t.nr_jobs;
-		if (caller)
-			atomic_fetch_add(&t.callers, 1);
-	}
-}
-
-static void run_all(void)
-{
-	unsigned int i;
-
-	for (i = 0; i < t.nr_jobs; i++)
-		if (pthread_create(&t.jobs[i].thread, NULL, thread, &t.jobs[i]))
-			abort();
-	for (i = 0; i < t.nr_jobs; i++)
-		pthread_join(t.jobs[i].thread, NULL);
-	for (i = 0; i < t.nr_jobs && !t.failures; i++)
-		if (!t.jobs[i].rounds)
-			fail("thread %u has not done anything", i);
 }
 
 /* Check that all queues work as before */
@@ -840,23 +721,23 @@ static void finish(struct __test_metadata *_metadata)
 		while (mark >= 0 && mark != 254);
 		EXPECT_EQ(254, mark);
 	}
-	EXPECT_EQ(0, t.failures);
+	EXPECT_EQ(0, threads.failures);
 }
 
 #define STRESS(name) TEST_F_TIMEOUT(vhost, name, TIMEOUT)
 
 static void start(void)
 {
-	add_jobs(set_job, 2, true);
-	add_jobs(get_job, 2, true);
-	add_jobs(guest_job, QUEUES, false);
-	add_jobs(host_job, 1, false);
+	callers(set_job, 2);
+	callers(get_job, 2);
+	meanwhile(guest_job, QUEUES);
+	meanwhile(host_job, 1);
 }
 
 STRESS(stress)
 {
 	start();
-	add_jobs(xdp_job, 1, false);
+	meanwhile(xdp_job, 1);
 	run_all();
 	finish(_metadata);
 }
@@ -864,17 +745,17 @@ STRESS(stress)
 STRESS(stress_backend)
 {
 	start();
-	add_jobs(backend_job, 1, false);
+	meanwhile(backend_job, 1);
 	run_all();
 	finish(_metadata);
 }
 
 STRESS(stress_delete)
 {
-	t.recreated = true;
+	threads.recreated = true;
 	start();
-	add_jobs(xdp_job, 1, false);
-	add_jobs(delete_job, 1, false);
+	meanwhile(xdp_job, 1);
+	meanwhile(delete_job, 1);
 	run_all();
 	finish(_metadata);
 }
