@@ -314,19 +314,6 @@ static int set_valid(struct _test_data_dev *d, unsigned int round,
 	return state_set(d->fd[d->me], mask, &st);
 }
 
-static int load(struct tun_state_prog *desc, int ret)
-{
-	int prog = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, ret);
-	struct bpf_prog_info info;
-
-	if (prog < 0 || prog_info(prog, &info))
-		return -1;
-	desc->id = info.id;
-	desc->type = info.type;
-	memcpy(desc->tag, info.tag, sizeof(desc->tag));
-	return prog;
-}
-
 FIXTURE_SETUP(dev)
 {
 	const char *why = tun_state_enter();
@@ -347,10 +334,10 @@ FIXTURE_SETUP(dev)
 	if (self->n > 1)
 		ASSERT_EQ(0, tun_set_queue(self->fd[3], IFF_DETACH_QUEUE));
 	for (i = 0; i < 2; i++) {
-		self->prog[i] = load(&self->desc[i], 64 + i);
+		self->prog[i] = prog_load_desc(64 + i, &self->desc[i]);
 		ASSERT_GE(self->prog[i], 0);
 	}
-	self->stranger = load(&self->stranger_desc, 66);
+	self->stranger = prog_load_desc(66, &self->stranger_desc);
 	ASSERT_GE(self->stranger, 0);
 	self->xdp = prog_load(BPF_PROG_TYPE_XDP, XDP_PASS);
 	ASSERT_GE(self->xdp, 0);

@@ -622,7 +622,6 @@ static int leaks(void)
 
 static void open_devices(void)
 {
-	struct bpf_prog_info info;
 	int i;
 
 	for (i = 0; i < NR_FDS; i++) {
@@ -631,12 +630,9 @@ static void open_devices(void)
 			ksft_exit_fail_perror("TUNSETIFF");
 	}
 	for (i = 0; i < 2; i++) {
-		progs[i] = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 64 + i);
-		if (progs[i] < 0 || prog_info(progs[i], &info))
+		progs[i] = prog_load_desc(64 + i, &descs[i]);
+		if (progs[i] < 0)
 			ksft_exit_fail_perror("eBPF");
-		descs[i].id = info.id;
-		descs[i].type = info.type;
-		memcpy(descs[i].tag, info.tag, sizeof(info.tag));
 	}
 	if (netdev_up(name) || tun_set_queue(fds[2], IFF_DETACH_QUEUE) ||
 	    state_snapshot(fds[0], &initial))

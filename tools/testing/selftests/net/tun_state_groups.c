@@ -68,12 +68,7 @@ FIXTURE_TEARDOWN(dev)
 #define GET(group) ASSERT_EQ(0, state_get(self->fd, (group), &self->st))
 #define SET(group) ASSERT_EQ(0, state_set(self->fd, (group), &self->st))
 #define SET_FAILS(err, group)						\
-	do {								\
-		uint64_t _group = (group);				\
-									\
-		ASSERT_EQ(err, state_set(self->fd, _group, &self->st));	\
-		EXPECT_EQ(_group, self->st.s.failed);			\
-	} while (0)
+	STATE_SET_FAILS(err, self->fd, group, &self->st)
 
 /* Fail on any bit that @flip inverts, and leave all as it is */
 #define FLIP_FAILS(err, group, field, flip)				\

@@ -56,11 +56,7 @@ FIXTURE_TEARDOWN(dev)
 #define GET() ASSERT_EQ(0, state_get(self->fd, TUN_STATE_OFFLOAD, &self->st))
 #define SET() ASSERT_EQ(0, state_set(self->fd, TUN_STATE_OFFLOAD, &self->st))
 #define SET_FAILS()							\
-	do {								\
-		ASSERT_EQ(EINVAL, state_set(self->fd, TUN_STATE_OFFLOAD, \
-					    &self->st));		\
-		EXPECT_EQ(TUN_STATE_OFFLOAD, self->st.s.failed);	\
-	} while (0)
+	STATE_SET_FAILS(EINVAL, self->fd, TUN_STATE_OFFLOAD, &self->st)
 
 #define EXPECT_OFFLOAD(_enabled, _wanted)				\
 	do {								\

@@ -9,6 +9,21 @@
 #include "../kselftest_harness.h"
 #include "tun_state_util.h"
 
+/* Two programs for either place, and their ids */
+static int load_progs(int *prog, uint32_t *id)
+{
+	struct tun_state_prog desc;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		prog[i] = prog_load_desc(64 + i, &desc);
+		if (prog[i] < 0)
+			return -1;
+		id[i] = desc.id;
+	}
+	return 0;
+}
+
 FIXTURE(prog)
 {
 	char name[IFNAMSIZ];
@@ -54,20 +69,13 @@ FIXTURE_VARIANT_ADD(prog, filter_tun)
 FIXTURE_SETUP(prog)
 {
 	const char *why = tun_state_enter();
-	struct bpf_prog_info info;
-	int i;
 
 	if (why)
 		SKIP(return, "%s", why);
 	memcpy(self->name, "dev0", 5);
 	self->fd = tun_queue(self->name, variant->flags);
 	ASSERT_GE(self->fd, 0);
-	for (i = 0; i < 2; i++) {
-		self->prog[i] = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 64 + i);
-		ASSERT_GE(self->prog[i], 0);
-		ASSERT_EQ(0, prog_info(self->prog[i], &info));
-		self->id[i] = info.id;
-	}
+	ASSERT_EQ(0, load_progs(self->prog, self->id));
 	self->p = (void *)&self->st + offsetof(struct state, s) +
 		  variant->offset;
 }
@@ -83,12 +91,7 @@ FIXTURE_TEARDOWN(prog)
 #define HOLD(group) ASSERT_EQ(0, state_hold(self->fd, (group), &self->st))
 #define SET(group) ASSERT_EQ(0, state_set(self->fd, (group), &self->st))
 #define SET_FAILS(err, group)						\
-	do {								\
-		uint64_t _group = (group);				\
-									\
-		ASSERT_EQ(err, state_set(self->fd, _group, &self->st));	\
-		EXPECT_EQ(_group, self->st.s.failed);			\
-	} while (0)
+	STATE_SET_FAILS(err, self->fd, group, &self->st)
 
 #define BOTH (TUN_STATE_STEERING | TUN_STATE_FILTER)
 /* Attach a program with the older ioctl, or none with -1 */
@@ -660,20 +663,13 @@ FIXTURE(both)
 FIXTURE_SETUP(both)
 {
 	const char *why = tun_state_enter();
-	struct bpf_prog_info info;
-	int i;
 
 	if (why)
 		SKIP(return, "%s", why);
 	memcpy(self->name, "dev0", 5);
 	self->fd = tun_queue(self->name, IFF_TAP | IFF_MULTI_QUEUE);
 	ASSERT_GE(self->fd, 0);
-	for (i = 0; i < 2; i++) {
-		self->prog[i] = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 64 + i);
-		ASSERT_GE(self->prog[i], 0);
-		ASSERT_EQ(0, prog_info(self->prog[i], &info));
-		self->id[i] = info.id;
-	}
+	ASSERT_EQ(0, load_progs(self->prog, self->id));
 	ASSERT_EQ(0, ioctl(self->fd, TUNSETSTEERINGEBPF, &self->prog[0]));
 	ASSERT_EQ(0, ioctl(self->fd, TUNSETFILTEREBPF, &self->prog[1]));
 }

@@ -990,16 +990,12 @@ static void find_limits(void)
 
 static void load_progs(void)
 {
-	struct bpf_prog_info info;
 	int i;
 
 	for (i = 0; i < NR_PROGS; i++) {
-		progs[i].fd = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, i);
-		if (progs[i].fd < 0 || prog_info(progs[i].fd, &info))
+		progs[i].fd = prog_load_desc(i, &progs[i].desc);
+		if (progs[i].fd < 0)
 			ksft_exit_fail_msg("eBPF: %s\n", strerror(errno));
-		progs[i].desc.id = info.id;
-		progs[i].desc.type = info.type;
-		memcpy(progs[i].desc.tag, info.tag, sizeof(info.tag));
 	}
 }
 

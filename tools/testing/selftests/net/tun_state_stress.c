@@ -59,17 +59,10 @@ static int32_t own_sndbuf(unsigned int queue, unsigned int k)
 
 static void make_prog(struct tun_state_prog *prog, int ret)
 {
-	struct bpf_prog_info info;
-
 	prog->action = TUN_STATE_PROG_FD;
-	prog->fd = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, ret);
-	if (prog_info(prog->fd, &info)) {
+	prog->fd = prog_load_desc(ret, prog);
+	if (prog->fd < 0)
 		fail("no program: %m");
-		return;
-	}
-	prog->id = info.id;
-	prog->type = info.type;
-	memcpy(prog->tag, info.tag, sizeof(prog->tag));
 }
 
 /* A state that differs from the others in every group, in most fields */

@@ -129,6 +129,16 @@ static inline int state_set(int fd, uint64_t mask, struct state *st)
 	return ioctl(fd, TUNSETSTATE, &st->s) ? errno : 0;
 }
 
+/* Expect TUNSETSTATE to fail, because of these groups only */
+#define STATE_SET_FAILS(err, fd, groups, st)				\
+	do {								\
+		uint64_t _groups = (groups);				\
+		struct state *_st = (st);				\
+									\
+		ASSERT_EQ(err, state_set(fd, _groups, _st));		\
+		EXPECT_EQ(_groups, _st->s.failed);			\
+	} while (0)
+
 /* Clear the fields that change by themselves */
 static inline void state_steady(struct state *st)
 {
@@ -723,6 +733,22 @@ static inline int prog_info(int fd, struct bpf_prog_info *info)
 
 	memset(info, 0, sizeof(*info));
 	return sys_bpf(BPF_OBJ_GET_INFO_BY_FD, &attr);
+}
+
+/* Load a program for one of the places of a device, and describe it as
+ * TUNGETSTATE does; return its fd, or -1
+ */
+static inline int prog_load_desc(int ret, struct tun_state_prog *desc)
+{
+	int prog = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, ret);
+	struct bpf_prog_info info;
+
+	if (prog < 0 || prog_info(prog, &info))
+		return -1;
+	desc->id = info.id;
+	desc->type = info.type;
+	memcpy(desc->tag, info.tag, sizeof(desc->tag));
+	return prog;
 }
 
 static inline bool prog_there(uint32_t id)
