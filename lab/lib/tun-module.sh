@@ -59,7 +59,7 @@ tun_tree() {
 	for f in "$2"/drivers/net/tun_state*.h "$2/include/uapi/linux/if_tun_state.h"; do
 		[ ! -f "$f" ] || put "$f" "$3/${f#"$2/"}"
 	done
-	if grep -qs tun_state_config.h "$3"/drivers/net/tun_state_call.h; then
+	if grep -qs tun_state_config.h "$3"/drivers/net/tun_state_group.h; then
 		compat probe "$3/drivers/net"
 	fi
 	mkdir -p "$3/include/uapi"

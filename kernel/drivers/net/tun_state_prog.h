@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Groups of struct tun_state for the eBPF programs of the device: steering and
- * filter, and the programs that a file holds to put them back.
+ * Groups of struct tun_state for the eBPF programs of the device: steering,
+ * filter and xdp, and the programs that a file holds to put them back.
  */
 
 /* Index of the group in each array of TUN_STATE_PROGS */
@@ -130,6 +130,18 @@ static void tun_state_prog_apply(struct tun_state_call *call)
 
 static const struct tun_state_ops tun_state_steering_ops = TUN_STATE_PROG_OPS;
 static const struct tun_state_ops tun_state_filter_ops = TUN_STATE_PROG_OPS;
+
+static int tun_state_xdp_get(struct tun_state_call *call)
+{
+	const struct bpf_prog *drv = rtnl_dereference(call->tun->xdp_prog);
+	const struct bpf_prog *skb = rtnl_dereference(call->tun->dev->xdp_prog);
+
+	call->cur.xdp.drv_prog_id = drv ? drv->aux->id : 0;
+	call->cur.xdp.skb_prog_id = skb ? skb->aux->id : 0;
+	return 0;
+}
+
+static const struct tun_state_ops tun_state_xdp_ops = { .get = tun_state_xdp_get };
 
 /* Give the reported programs to the file, and drop its earlier ones. Fail if the file
  * has left its device since the snapshot.

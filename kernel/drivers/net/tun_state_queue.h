@@ -52,21 +52,6 @@ static const struct tun_state_ops tun_state_flows_ops = {
 	.get		= tun_state_flows_get,
 };
 
-static u32 tun_state_ring_len(struct ptr_ring *ring)
-{
-	int len;
-
-	spin_lock_bh(&ring->consumer_lock);
-	spin_lock(&ring->producer_lock);
-	len = ring->producer - ring->consumer_head;
-	if (len < 0 || (!len && !__ptr_ring_empty(ring)))
-		len += ring->size;
-	spin_unlock(&ring->producer_lock);
-	spin_unlock_bh(&ring->consumer_lock);
-
-	return len;
-}
-
 static void tun_state_fill_queue(struct tun_state_call *call,
 				 struct tun_file *tfile, u32 index,
 				 struct tun_state_queue *queue)
@@ -186,7 +171,7 @@ static int tun_state_queue_attach(struct tun_state_call *call)
 /* Attach or detach the queue: the only change by TUNSETSTATE that can fail, so it
  * comes first.
  */
-static int tun_state_queue_move(struct tun_state_call *call)
+static int tun_state_queue_begin(struct tun_state_call *call)
 {
 	int err = 0;
 
@@ -257,6 +242,7 @@ static const struct tun_state_ops tun_state_queue_ops = {
 	.parse		= tun_state_queue_parse,
 	.differs	= tun_state_queue_differs,
 	.validate	= tun_state_queue_validate,
+	.begin		= tun_state_queue_begin,
 	.apply		= tun_state_queue_apply,
 };
 

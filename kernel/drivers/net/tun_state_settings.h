@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Groups of struct tun_state with plain values: iff, owner, vnet, offload,
- * sndbuf, link.
+ * Groups of struct tun_state with plain values: iff, owner, offload, link,
+ * coalesce.
  */
 
 static int tun_state_iff_get(struct tun_state_call *call)
@@ -118,80 +118,6 @@ static const struct tun_state_ops tun_state_owner_ops = {
 	.apply		= tun_state_owner_apply,
 };
 
-static int tun_state_vnet_get(struct tun_state_call *call)
-{
-	struct tun_struct *tun = call->tun;
-
-	call->cur.vnet.hdr_size = tun->vnet_hdr_sz;
-	if (tun->flags & TUN_VNET_LE)
-		call->cur.vnet.flags |= TUN_STATE_VNET_LE;
-	if (tun->flags & TUN_VNET_BE)
-		call->cur.vnet.flags |= TUN_STATE_VNET_BE;
-	return 0;
-}
-
-static int tun_state_vnet_parse(struct tun_state_call *call)
-{
-	const struct tun_state_vnet *req = &call->req.vnet;
-	u32 flags = TUN_STATE_VNET_LE;
-
-	if (IS_ENABLED(CONFIG_TUN_VNET_CROSS_LE))
-		flags |= TUN_STATE_VNET_BE;
-	if (req->flags & ~flags)
-		return -EINVAL;
-	return req->hdr_size < sizeof(struct virtio_net_hdr) ||
-	       req->hdr_size > INT_MAX ? -EINVAL : 0;
-}
-
-static void tun_state_vnet_apply(struct tun_state_call *call)
-{
-	const struct tun_state_vnet *req = &call->req.vnet;
-	struct tun_struct *tun = call->tun;
-	unsigned int flags = tun->flags & ~(TUN_VNET_LE | TUN_VNET_BE);
-
-	if (req->flags & TUN_STATE_VNET_LE)
-		flags |= TUN_VNET_LE;
-	if (req->flags & TUN_STATE_VNET_BE)
-		flags |= TUN_VNET_BE;
-	WRITE_ONCE(tun->flags, flags);
-	WRITE_ONCE(tun->vnet_hdr_sz, req->hdr_size);
-}
-
-static const struct tun_state_ops tun_state_vnet_ops = {
-	.get		= tun_state_vnet_get,
-	.parse		= tun_state_vnet_parse,
-	.apply		= tun_state_vnet_apply,
-};
-
-/* Bits of TUNSETOFFLOAD, as features of the device; TUN_F_UFO is not stored */
-static const struct {
-	u32 offload;
-	netdev_features_t feature;
-} tun_state_offloads[] = {
-	{ TUN_F_CSUM, NETIF_F_HW_CSUM },
-	{ TUN_F_TSO4, NETIF_F_TSO },
-	{ TUN_F_TSO6, NETIF_F_TSO6 },
-	{ TUN_F_TSO_ECN, NETIF_F_TSO_ECN },
-#ifdef TUN_STATE_HAVE_USO
-	{ TUN_F_USO4 | TUN_F_USO6, NETIF_F_GSO_UDP_L4 },
-#endif
-#ifdef TUN_STATE_HAVE_UDP_TUNNEL
-	{ TUN_F_UDP_TUNNEL_GSO, NETIF_F_GSO_UDP_TUNNEL },
-	{ TUN_F_UDP_TUNNEL_GSO_CSUM, NETIF_F_GSO_UDP_TUNNEL_CSUM },
-#endif
-};
-
-static u32 tun_state_offload_bits(netdev_features_t features)
-{
-	u32 bits = 0;
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(tun_state_offloads); i++)
-		if (tun_state_offloads[i].feature & features)
-			bits |= tun_state_offloads[i].offload;
-	return bits;
-}
-
 #define TUN_STATE_OFFLOADS	(tun_state_offload_bits(~0ULL) | TUN_F_UFO)
 
 static netdev_features_t tun_state_offload_features(u32 bits)
@@ -246,34 +172,6 @@ static const struct tun_state_ops tun_state_offload_ops = {
 	.apply		= tun_state_offload_apply,
 };
 
-static int tun_state_sndbuf_get(struct tun_state_call *call)
-{
-	call->cur.sndbuf.size = call->tfile->sk.sk_sndbuf;
-	return 0;
-}
-
-static int tun_state_sndbuf_parse(struct tun_state_call *call)
-{
-	const struct tun_state_sndbuf *req = &call->req.sndbuf;
-
-	return req->reserved || req->size <= 0 ? -EINVAL : 0;
-}
-
-static void tun_state_sndbuf_apply(struct tun_state_call *call)
-{
-	struct sock *sk = &call->tfile->sk;
-
-	WRITE_ONCE(sk->sk_sndbuf, call->req.sndbuf.size);
-	/* Wake writers that wait for room */
-	sk->sk_write_space(sk);
-}
-
-static const struct tun_state_ops tun_state_sndbuf_ops = {
-	.get		= tun_state_sndbuf_get,
-	.parse		= tun_state_sndbuf_parse,
-	.apply		= tun_state_sndbuf_apply,
-};
-
 static int tun_state_link_get(struct tun_state_call *call)
 {
 	call->cur.link.carrier = netif_carrier_ok(call->tun->dev);
@@ -312,3 +210,11 @@ static const struct tun_state_ops tun_state_link_ops = {
 	.validate	= tun_state_link_validate,
 	.apply		= tun_state_link_apply,
 };
+
+static int tun_state_coalesce_get(struct tun_state_call *call)
+{
+	call->cur.coalesce.rx_frames = call->tun->rx_batched;
+	return 0;
+}
+
+static const struct tun_state_ops tun_state_coalesce_ops = { .get = tun_state_coalesce_get };
