@@ -40,7 +40,7 @@ linux_source() {
 	local deb dest=$2 what name mark
 	deb=$(echo "$1"/linux-source-*.deb)
 	mark=$dest/.tapstate-${deb##*/}
-	[ ! -f "$mark" ] || return 0
+	[ ! -f "$mark" ] || [ ! -f "$dest/drivers/net/tap.c" ] || return 0
 	say "unpacking ${deb##*/}"
 	rm -rf "$dest" "$dest.tmp"
 	mkdir -p "$dest.tmp"
@@ -61,7 +61,7 @@ linux_source() {
 			--exclude='*/Documentation/translations/*'
 			--exclude='*/arch/*/boot/dts/*')
 	else
-		what=('*/drivers/net/tun*' '*/include/uapi/linux/if_tun.h'
+		what=('*/drivers/net/tun*' '*/drivers/net/tap.c' '*/include/uapi/linux/if_tun.h'
 			'*/tools/testing/selftests/lib.mk'
 			'*/tools/testing/selftests/kselftest*'
 			'*/tools/testing/selftests/net/*'

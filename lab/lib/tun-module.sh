@@ -38,11 +38,12 @@ tun_patched() {
 		'drivers/*' 'include/*'
 }
 
-# tun_tree SRC TREE DIR: write to DIR the files that kbuild needs for tun.ko, from the
-# partial kernel tree TREE, or else from SRC
+# tun_tree SRC TREE DIR: write to DIR the files that kbuild needs for tun.ko, and for
+# tap.ko if the kernel has it as a module, from the partial kernel tree TREE, or else
+# from SRC
 tun_tree() {
 	local f
-	for f in tun.c tun_vnet.h; do
+	for f in tun.c tap.c tun_vnet.h; do
 		if [ -f "$2/drivers/net/$f" ]; then
 			put "$2/drivers/net/$f" "$3/drivers/net/$f"
 		elif [ -f "$1/drivers/net/$f" ]; then
@@ -50,13 +51,13 @@ tun_tree() {
 		fi
 	done
 	# Remove headers that the tree has no more; the probe keeps its own.
-	for f in "$3"/drivers/net/tun_state*.h; do
+	for f in "$3"/drivers/net/{tun,tap}_state*.h; do
 		[ -f "$2/drivers/net/${f##*/}" ] || [ "${f##*/}" = tun_state_config.h ] ||
 			rm -f "$f"
 	done
 	[ -f "$2/include/uapi/linux/if_tun_state.h" ] ||
 		rm -f "$3/include/uapi/linux/if_tun_state.h"
-	for f in "$2"/drivers/net/tun_state*.h "$2/include/uapi/linux/if_tun_state.h"; do
+	for f in "$2"/drivers/net/{tun,tap}_state*.h "$2/include/uapi/linux/if_tun_state.h"; do
 		[ ! -f "$f" ] || put "$f" "$3/${f#"$2/"}"
 	done
 	if grep -qs tun_state_config.h "$3"/drivers/net/tun_state_group.h; then
@@ -66,6 +67,7 @@ tun_tree() {
 	# Prefer the overlay's headers to the kernel's.
 	# shellcheck disable=SC2016 # for make
 	printf '%s\n' '# SPDX-License-Identifier: GPL-2.0' 'obj-m := tun.o' \
+		'obj-$(CONFIG_TAP) += tap.o' \
 		'LINUXINCLUDE := -I$(src)/../../include -I$(src)/../../include/uapi $(LINUXINCLUDE)' \
 		>"$3/.Kbuild"
 	put "$3/.Kbuild" "$3/drivers/net/Kbuild"
