@@ -13,20 +13,21 @@
 /**
  * DOC: TUNGETSTATE and TUNSETSTATE
  *
- * Both ioctls take a &struct tun_state on a tun/tap file descriptor. The size
- * of the caller's struct is part of the request number, so the struct can
- * grow: a caller may pass a shorter one, as long as the groups it names lie
- * wholly inside it, and may pass a longer one, as long as the part that the
- * kernel does not know is zero.
+ * Both ioctls take a &struct tun_state on a tun/tap file descriptor, or on one of
+ * macvtap or ipvtap, which has fewer groups. The size of the caller's struct is
+ * part of the request number, so the struct can grow: a caller may pass a shorter
+ * one, as long as the groups it names lie wholly inside it, and may pass a longer
+ * one, as long as the part that the kernel does not know is zero.
  *
  * &tun_state.mask names groups with one ``TUN_STATE_*`` bit each. The layout
  * of a group never changes; later additions become new groups at the end of
  * the struct.
  *
  * TUNGETSTATE reports the named groups as one snapshot, and changes nothing.
- * &tun_state.supported lists the groups that this kernel knows; a mask of 0 is
- * enough to find out. With %TUN_STATE_F_HOLD the file also holds the eBPF
- * programs that the call reports, so that TUNSETSTATE can put them back.
+ * &tun_state.supported lists the groups that this kernel knows for this kind of
+ * device; a mask of 0 is enough to find out. With %TUN_STATE_F_HOLD the file also
+ * holds the eBPF programs that the call reports, so that TUNSETSTATE can put them
+ * back.
  *
  * TUNSETSTATE restores the groups that the ioctls of the file can set one by
  * one, all or none, with the rights of those ioctls. It compares
@@ -177,7 +178,7 @@ struct tun_state_netdev {
  * those of TUNSETIFF; a difference is EINVAL. %IFF_NO_PI is the device's; the
  * same bit in the answer of TUNGETIFF may mean %IFF_NOFILTER. %IFF_NAPI
  * and %IFF_NAPI_FRAGS are the device's; each queue has its own, see &struct
- * tun_state_queue.
+ * tun_state_queue. On macvtap and ipvtap, all flags are the queue's.
  */
 struct tun_state_iff {
 	__u32 flags;
@@ -219,6 +220,8 @@ struct tun_state_owner {
  * @hdr_size: its size in bytes, as in TUNSETVNETHDRSZ.
  * @flags: byte order, %TUN_STATE_VNET_LE and %TUN_STATE_VNET_BE. The latter is
  *	invalid where TUNSETVNETBE is not supported.
+ *
+ * On macvtap and ipvtap, both are the queue's, otherwise the device's.
  */
 struct tun_state_vnet {
 	__u32 hdr_size;
@@ -235,6 +238,9 @@ struct tun_state_vnet {
  *	in both.
  * @supported: ``TUN_F_*`` that this kernel accepts. Ignored by TUNSETSTATE.
  * @reserved: zero.
+ *
+ * On macvtap and ipvtap, ethtool does not change these: @wanted is @enabled, and
+ * must be for TUNSETSTATE.
  */
 struct tun_state_offload {
 	__u32 enabled;
@@ -404,7 +410,8 @@ struct tun_state_flow {
 /**
  * struct tun_state_queue - a queue
  * @index: for an attached queue, the number that packets are steered by; for
- *	a detached one its place among the detached ones, oldest first.
+ *	a detached one its place among the detached ones: on tun the one
+ *	detached first comes first, on macvtap and ipvtap the one opened first.
  *	TUNSETSTATE swaps the queue with the one at this place, so setting all
  *	queues in ascending order rebuilds the order of all. There are as many
  *	places as queues of the kind; a place beyond is EINVAL. Flows stay with
@@ -431,7 +438,7 @@ struct tun_state_queue {
  *	(TUNGETSTATE), or that were restored or compared (TUNSETSTATE).
  * @flags: ``TUN_STATE_F_*``, zero for TUNSETSTATE.
  * @reserved: zero.
- * @supported: out, groups that this kernel knows.
+ * @supported: out, groups that this kernel knows for this kind of device.
  * @failed: out, the group that an error is about, or 0.
  * @identity: %TUN_STATE_IDENTITY
  * @netdev: %TUN_STATE_NETDEV
