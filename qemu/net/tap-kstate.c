@@ -188,11 +188,19 @@ static bool tap_kstate_get_flags(int fd, TapKState *ks, uint32_t flags,
                                  Error **errp)
 {
     struct tun_state st;
+    int ret;
 
     QEMU_BUILD_BUG_ON(sizeof(st) > TAP_KSTATE_MAX_SIZE);
 
     ks->size = 0;
-    if (tap_kstate_get_groups(fd, TAP_KSTATE_GROUPS, flags, &st) < 0) {
+    ret = tap_kstate_get_groups(fd, TAP_KSTATE_GROUPS, flags, &st);
+    /* macvtap and ipvtap have fewer groups */
+    if (ret < 0 && errno == EINVAL && (TAP_KSTATE_GROUPS & st.supported) &&
+        (TAP_KSTATE_GROUPS & ~st.supported)) {
+        ret = tap_kstate_get_groups(fd, TAP_KSTATE_GROUPS & st.supported,
+                                    flags, &st);
+    }
+    if (ret < 0) {
         /* Kernels without the ioctl return EINVAL and leave the struct alone */
         if (errno == EINVAL && !st.supported) {
             return true;

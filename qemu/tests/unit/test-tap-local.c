@@ -101,6 +101,7 @@ static void new_source(const NetdevTapOptions *tap_options)
 static struct {
     bool on;
     bool lacks;                 /* the ioctls after all */
+    uint64_t without;           /* groups */
     struct tun_state state;     /* of every queue */
     unsigned int gets, holds, sets;
     struct tun_state set;       /* last argument of TUNSETSTATE */
@@ -162,10 +163,16 @@ static int kernel_get(struct tun_state *st)
     struct tun_state answer = {
         .mask = st->mask,
         .flags = st->flags,
-        .supported = UINT64_MAX,
+        .supported = ~kernel.without,
     };
 
     g_assert_cmphex(st->flags & ~TUN_STATE_F_HOLD, ==, 0);
+    if (st->mask & kernel.without) {
+        st->supported = ~kernel.without;
+        st->failed = st->mask & kernel.without;
+        errno = EINVAL;
+        return -1;
+    }
     if (st->flags) {
         kernel.holds++;
     } else {
@@ -491,6 +498,42 @@ static void test_kernel_state_fields(void)
 
     g_assert_cmpuint(kernel.holds, ==, 1);
     g_assert_cmpuint(kernel.sets, ==, 0);
+    kernel.on = false;
+}
+
+/* A macvtap has fewer groups: read, compare and restore those */
+static void test_kernel_state_fewer_groups(void)
+{
+    g_autofree uint8_t *data = g_malloc0(TAP_KSTATE_MAX_SIZE);
+    TapKState ks = { .data = data };
+    const struct tun_state *st = (void *)data;
+    struct tun_state *now = &kernel.state;
+    char *observed;
+    Error *err = NULL;
+
+    kernel_start();
+    kernel.without = ~(TUN_STATE_IDENTITY | TUN_STATE_IFF | TUN_STATE_VNET |
+                       TUN_STATE_QUEUE);
+    g_assert_true(tap_kstate_hold(-1, &ks, &error_abort));
+    g_assert_cmphex(st->mask, ==, ~kernel.without);
+    g_assert_true(tap_kstate_check(-1, &ks, &observed, &error_abort));
+    g_assert_null(observed);
+
+    now->link.carrier++;
+    g_assert_true(tap_kstate_check(-1, &ks, &observed, &error_abort));
+    now->vnet.hdr_size++;
+    g_assert_false(tap_kstate_check(-1, &ks, &observed, &err));
+    assert_contains(error_get_pretty(err), "vnet.hdr_size is 0x");
+    error_free(err);
+    g_assert_true(tap_kstate_restore(-1, &ks, &error_abort));
+    g_assert_cmphex(kernel.set.mask, ==, TUN_STATE_VNET);
+
+    /* None that this QEMU knows */
+    kernel.without = UINT64_MAX >> 1;
+    err = NULL;
+    g_assert_false(tap_kstate_hold(-1, &ks, &err));
+    assert_contains(error_get_pretty(err), "TUNGETSTATE failed");
+    error_free(err);
     kernel.on = false;
 }
 
@@ -1219,6 +1262,7 @@ static const Test tests[] = {
     { "incoming-options", test_incoming_options, true },
     { "kernel-state-format", test_kernel_state_format, true },
     { "kernel-state-fields", test_kernel_state_fields, true },
+    { "kernel-state-fewer-groups", test_kernel_state_fewer_groups, true },
     { "kernel-state-restore", test_kernel_state_restore, true },
     { "kernel-state-of-stream", test_kernel_state_of_stream },
     { "save/fields", test_save_fields },
