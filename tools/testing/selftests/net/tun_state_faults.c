@@ -395,8 +395,18 @@ static int run_open(const struct call *c)
 		.ifr_flags = IFF_TAP | IFF_MULTI_QUEUE | IFF_NAPI,
 	};
 
+	int err;
+
 	memcpy(ifr.ifr_name, name, IFNAMSIZ);
-	return ioctl(extra, TUNSETIFF, &ifr) ? errno : 0;
+	if (!ioctl(extra, TUNSETIFF, &ifr))
+		return 0;
+	/* TUNSETIFF attaches the queue before it copies the name, so EFAULT leaves
+	 * it attached.
+	 */
+	err = errno;
+	close(extra);
+	extra = -1;
+	return err;
 }
 
 static bool after_open(const struct call *c, int err)
