@@ -6,8 +6,8 @@
  *    time or with those in force;
  *  - read a device: one TUNGETSTATE of all groups without flows, or older calls,
  *    which report less;
- *  - read a device with 256 queues, or one with 4096 flows, or with 8 threads, or
- *    1000 devices in turn;
+ *  - read a device with 256 queues, or one with 4096 flows;
+ *  - read a device with 8 threads, or 1000 devices in turn; older calls do so, too;
  *  - pass packets through the device while another CPU reads its state.
  *
  * The alternatives take turns. Print the median and the quartiles of their
@@ -30,7 +30,9 @@
 #define QUEUES	4
 #define WIDE_QUEUES 256
 #define THREADS	8
+#define THREAD_CALLS 8000	/* of all threads, per alternative and round */
 #define DEVICES	1000
+#define FEW_DEVICES 100
 #define FLOWS	4096
 
 #define TAP_FLAGS (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE)
@@ -39,8 +41,13 @@
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
-static char name[IFNAMSIZ] = "bench%d";
-static int tap, ifindex, inet, rtnl, packet;
+struct device {
+	int fd, ifindex;
+	char name[IFNAMSIZ];
+};
+
+static struct device tap = { .name = "bench%d" };
+static int inet, rtnl, packet;
 
 static void die(const char *what)
 {
@@ -93,7 +100,7 @@ static void make_states(void)
 	struct tun_state *s;
 	int i, fd;
 
-	must(!state_get(tap, BOTH_SET, &first), "TUNGETSTATE");
+	must(!state_get(tap.fd, BOTH_SET, &first), "TUNGETSTATE");
 	for (i = 0; i < 2; i++) {
 		fd = prog_load(BPF_PROG_TYPE_SOCKET_FILTER, 0xffff);
 		must(fd >= 0, "BPF_PROG_LOAD");
@@ -126,7 +133,7 @@ static void make_states(void)
 static void set_one(void)
 {
 	turn ^= flip;
-	must(!state_set(tap, BOTH_SET, &states[turn]), "TUNSETSTATE");
+	must(!state_set(tap.fd, BOTH_SET, &states[turn]), "TUNSETSTATE");
 }
 
 static void set_many(void)
@@ -141,17 +148,17 @@ static void set_many(void)
 	} addrs = { .head.count = 1 };
 
 	memcpy(addrs.addr, s->txfilter.addr, sizeof(addrs.addr));
-	MUST(ioctl(tap, TUNSETOWNER, s->owner.uid));
-	MUST(ioctl(tap, TUNSETGROUP, s->owner.gid));
-	MUST(ioctl(tap, TUNSETVNETHDRSZ, &hdr_size));
-	MUST(ioctl(tap, TUNSETVNETLE, &le));
-	MUST(ioctl(tap, TUNSETOFFLOAD, s->offload.enabled));
-	MUST(ioctl(tap, TUNSETSNDBUF, &s->sndbuf.size));
-	MUST(ioctl(tap, TUNSETDEBUG, s->link.msg_enable));
-	MUST(ioctl(tap, TUNSETTXFILTER, &addrs));
-	MUST(ioctl(tap, TUNATTACHFILTER, &prog));
-	MUST(ioctl(tap, TUNSETSTEERINGEBPF, &s->steering.fd));
-	MUST(ioctl(tap, TUNSETFILTEREBPF, &s->filter.fd));
+	MUST(ioctl(tap.fd, TUNSETOWNER, s->owner.uid));
+	MUST(ioctl(tap.fd, TUNSETGROUP, s->owner.gid));
+	MUST(ioctl(tap.fd, TUNSETVNETHDRSZ, &hdr_size));
+	MUST(ioctl(tap.fd, TUNSETVNETLE, &le));
+	MUST(ioctl(tap.fd, TUNSETOFFLOAD, s->offload.enabled));
+	MUST(ioctl(tap.fd, TUNSETSNDBUF, &s->sndbuf.size));
+	MUST(ioctl(tap.fd, TUNSETDEBUG, s->link.msg_enable));
+	MUST(ioctl(tap.fd, TUNSETTXFILTER, &addrs));
+	MUST(ioctl(tap.fd, TUNATTACHFILTER, &prog));
+	MUST(ioctl(tap.fd, TUNSETSTEERINGEBPF, &s->steering.fd));
+	MUST(ioctl(tap.fd, TUNSETFILTEREBPF, &s->filter.fd));
 }
 
 /* Read a device */
@@ -180,26 +187,42 @@ static struct tun_state get(int fd, uint64_t mask)
 
 #define NO_FLOWS (ALL_GROUPS & ~TUN_STATE_FLOWS)
 
-static void get_one(void)
+static void get_state(const struct device *dev)
 {
-	get(tap, NO_FLOWS);
+	get(dev->fd, NO_FLOWS);
 }
 
-static void get_ethtool(void *data)
+/* Takes RTNL, too, and reports name and flags */
+static void get_iff(const struct device *dev)
+{
+	struct ifreq ifr;
+
+	MUST(ioctl(dev->fd, TUNGETIFF, &ifr));
+}
+
+/* Takes no lock, and looks at no device */
+static void get_features(const struct device *dev)
+{
+	int value;
+
+	MUST(ioctl(dev->fd, TUNGETFEATURES, &value));
+}
+
+static void get_ethtool(const struct device *dev, void *data)
 {
 	struct ifreq ifr = { .ifr_data = data };
 
-	memcpy(ifr.ifr_name, name, IFNAMSIZ);
+	memcpy(ifr.ifr_name, dev->name, IFNAMSIZ);
 	MUST(ioctl(inet, SIOCETHTOOL, &ifr));
 }
 
-static void get_link(void)
+static void get_link(const struct device *dev)
 {
 	struct link_req req = {
 		.nh.nlmsg_len = NLMSG_LENGTH(sizeof(req.ifi)),
 		.nh.nlmsg_type = RTM_GETLINK,
 		.nh.nlmsg_flags = NLM_F_REQUEST,
-		.ifi.ifi_index = ifindex,
+		.ifi.ifi_index = dev->ifindex,
 	};
 	static char answer[32768];
 
@@ -207,23 +230,33 @@ static void get_link(void)
 	MUST(recv(rtnl, answer, sizeof(answer), 0));
 }
 
-static void get_many(void)
+static void get_older(const struct device *dev)
 {
 	struct {
 		struct ethtool_gfeatures head;
 		struct ethtool_get_features_block blocks[4];
 	} features = { .head.cmd = ETHTOOL_GFEATURES, .head.size = 4 };
 	struct sock_fprog prog;
-	struct ifreq ifr = {};
+	struct ifreq ifr;
 	int value;
 
-	MUST(ioctl(tap, TUNGETIFF, &ifr));
-	MUST(ioctl(tap, TUNGETVNETHDRSZ, &value));
-	MUST(ioctl(tap, TUNGETSNDBUF, &value));
-	MUST(ioctl(tap, TUNGETFILTER, &prog));
-	MUST(ioctl(tap, SIOCGIFHWADDR, &ifr));
-	get_ethtool(&features);
-	get_link();
+	get_iff(dev);
+	MUST(ioctl(dev->fd, TUNGETVNETHDRSZ, &value));
+	MUST(ioctl(dev->fd, TUNGETSNDBUF, &value));
+	MUST(ioctl(dev->fd, TUNGETFILTER, &prog));
+	MUST(ioctl(dev->fd, SIOCGIFHWADDR, &ifr));
+	get_ethtool(dev, &features);
+	get_link(dev);
+}
+
+static void get_one(void)
+{
+	get_state(&tap);
+}
+
+static void get_many(void)
+{
+	get_older(&tap);
 }
 
 static double time_of(void (*call)(void))
@@ -256,7 +289,8 @@ static void compare_calls(const char *what, void (*one)(void),
 
 /* Larger devices, and more of them */
 
-static int wide, crowd[DEVICES];
+static struct device crowd[DEVICES];
+static int wide;
 
 static void get_wide(void)
 {
@@ -265,68 +299,184 @@ static void get_wide(void)
 
 static void get_flows(void)
 {
-	get(tap, ALL_GROUPS);
+	get(tap.fd, ALL_GROUPS);
 }
 
-static void *get_in_thread(void *unused)
+/* Threads that read the same device: 1 is linear */
+
+struct thread {
+	pthread_t id;
+	void (*call)(const struct device *dev);
+	int calls;
+	double start, end;
+};
+
+static pthread_barrier_t ready;
+
+static void *call_in_thread(void *data)
 {
+	struct thread *thread = data;
 	int i;
 
-	(void)unused;
-	for (i = 0; i < CALLS; i++)
-		get_one();
+	thread->call(&tap);	/* faults in the buffers of this thread */
+	pthread_barrier_wait(&ready);
+	thread->start = now();
+	for (i = 0; i < thread->calls; i++)
+		thread->call(&tap);
+	thread->end = now();
 	return NULL;
 }
 
-static double time_of_threads(void)
+/* Leave out the start of the threads: it takes as long as hundreds of calls. */
+static double time_of_threads(void (*call)(const struct device *dev), int n)
 {
-	pthread_t threads[THREADS];
-	double start = now();
+	struct thread threads[THREADS];
+	double start, end;
 	int i;
 
-	for (i = 0; i < THREADS; i++)
-		must(!pthread_create(&threads[i], NULL, get_in_thread, NULL),
-		     "pthread_create");
-	for (i = 0; i < THREADS; i++)
-		pthread_join(threads[i], NULL);
-	return now() - start;
+	pthread_barrier_init(&ready, NULL, n);
+	for (i = 0; i < n; i++) {
+		threads[i].call = call;
+		threads[i].calls = THREAD_CALLS / n;
+		must(!pthread_create(&threads[i].id, NULL, call_in_thread,
+				     &threads[i]), "pthread_create");
+	}
+	for (i = 0; i < n; i++) {
+		pthread_join(threads[i].id, NULL);
+		if (!i || threads[i].start < start)
+			start = threads[i].start;
+		if (!i || threads[i].end > end)
+			end = threads[i].end;
+	}
+	pthread_barrier_destroy(&ready);
+	return end - start;
 }
 
-static double time_of_devices(const int *fds, int n)
+static void compare_threads(void)
+{
+	static const struct {
+		void (*call)(const struct device *dev);
+		const char *what;
+	} calls[] = {
+		{ get_state, "TUNGETSTATE" },
+		{ get_iff, "TUNGETIFF" },
+		{ get_features, "TUNGETFEATURES, without RTNL," },
+	};
+	double ratios[ARRAY_SIZE(calls)][ROUNDS], t;
+	unsigned int i, k;
+	char what[80];
+
+	for (i = 0; i < ROUNDS; i++) {
+		for (k = 0; k < ARRAY_SIZE(calls); k++) {
+			t = time_of_threads(calls[k].call, 1);
+			ratios[k][i] = time_of_threads(calls[k].call, THREADS);
+			ratios[k][i] /= t;
+		}
+	}
+	for (k = 0; k < ARRAY_SIZE(calls); k++) {
+		snprintf(what, sizeof(what),
+			 "time of a %s by 8 threads to one by 1 thread",
+			 calls[k].what);
+		print_ratio(what, ratios[k]);
+	}
+}
+
+/*
+ * Devices in turn. An older call and an access to a page per device show the cost of
+ * memory that is in no cache.
+ */
+
+struct turns {
+	double one, few, all;	/* devices */
+};
+
+char pages[DEVICES][4096];	/* not static: accesses stay */
+
+static void access_page(const struct device *dev)
+{
+	pages[dev - crowd][0]++;
+}
+
+static double time_of_devices(void (*call)(const struct device *dev), int n)
 {
 	double start = now();
 	int i;
 
 	for (i = 0; i < DEVICES; i++)
-		get(fds[i % n], NO_FLOWS);
+		call(&crowd[i % n]);
 	return now() - start;
 }
 
-/* Divide by the number of calls: 1 is linear */
-static void compare_threads(void)
+static struct turns time_of_turns(void (*call)(const struct device *dev))
 {
-	double ratios[ROUNDS], t;
-	int i;
+	struct turns t;
 
-	for (i = 0; i < ROUNDS; i++) {
-		t = time_of(get_one) * THREADS;
-		ratios[i] = time_of_threads() / t;
-	}
-	print_ratio("time of a TUNGETSTATE by 8 threads to one by 1 thread",
-		    ratios);
+	t.one = time_of_devices(call, 1);
+	t.few = time_of_devices(call, FEW_DEVICES);
+	t.all = time_of_devices(call, DEVICES);
+	return t;
+}
+
+static struct reader {
+	void (*call)(const struct device *dev);
+	const char *what;
+	double to_one[ROUNDS], to_few[ROUNDS];
+	double added[ROUNDS];	/* of the first reader to this one */
+} readers[] = {
+	{ .call = get_state, .what = "TUNGETSTATE" },
+	{ .call = get_iff, .what = "TUNGETIFF" },
+	{ .call = access_page, .what = "page access" },
+};
+
+static void print_turns(struct reader *reader)
+{
+	char what[80];
+
+	snprintf(what, sizeof(what),
+		 "time of a %s of 1000 devices in turn to one of 1",
+		 reader->what);
+	print_ratio(what, reader->to_one);
+	snprintf(what, sizeof(what),
+		 "time of a %s of 1000 devices in turn to one of 100",
+		 reader->what);
+	print_ratio(what, reader->to_few);
+}
+
+static void print_added(struct reader *reader)
+{
+	char what[80];
+
+	snprintf(what, sizeof(what),
+		 "time that 1000 devices add to a %s, to a %s",
+		 readers[0].what, reader->what);
+	print_ratio(what, reader->added);
 }
 
 static void compare_devices(void)
 {
-	double ratios[ROUNDS], t;
+	double older[ROUNDS], added = 0;
+	struct reader *r;
+	struct turns t;
 	int i;
 
 	for (i = 0; i < ROUNDS; i++) {
-		t = time_of_devices(crowd, 1);
-		ratios[i] = time_of_devices(crowd, DEVICES) / t;
+		for (r = readers; r < readers + ARRAY_SIZE(readers); r++) {
+			t = time_of_turns(r->call);
+			r->to_one[i] = t.all / t.one;
+			r->to_few[i] = t.all / t.few;
+			if (r == readers)
+				added = t.all - t.one;
+			r->added[i] = added / (t.all - t.one);
+		}
+		older[i] = time_of_devices(get_state, DEVICES) /
+			   time_of_devices(get_older, DEVICES);
 	}
-	print_ratio("time of a TUNGETSTATE of 1000 devices in turn to one of 1",
-		    ratios);
+	print_turns(&readers[0]);
+	print_turns(&readers[1]);
+	print_added(&readers[1]);
+	print_added(&readers[2]);
+	print_ratio("time of TUNGETSTATE to the older calls, 1000 devices in turn",
+		    older);
 }
 
 static void make_devices(void)
@@ -340,8 +490,9 @@ static void make_devices(void)
 	for (i = 1; i < WIDE_QUEUES; i++)
 		MUST(tun_queue(other, TAP_FLAGS));
 	for (i = 0; i < DEVICES; i++) {
-		snprintf(other, sizeof(other), "crowd%d", i);
-		MUST(crowd[i] = tun_queue(other, TAP_FLAGS));
+		snprintf(crowd[i].name, IFNAMSIZ, "crowd%d", i);
+		MUST(crowd[i].fd = tun_queue(crowd[i].name, TAP_FLAGS));
+		MUST(crowd[i].ifindex = netdev_index(crowd[i].name));
 	}
 }
 
@@ -360,7 +511,7 @@ static void learn_flows(void)
 	for (i = 0; i < FLOWS + 64; i++) {
 		eth[28] = i >> 8;	/* source */
 		eth[29] = i;
-		MUST(write(tap, frame, sizeof(frame)));
+		MUST(write(tap.fd, frame, sizeof(frame)));
 	}
 }
 
@@ -373,7 +524,7 @@ static void compare_flows(void)
 		learn_flows();
 		t = time_of(get_one);
 		ratios[i] = time_of(get_flows) / t;
-		must(get(tap, ALL_GROUPS).flows.count > FLOWS / 2,
+		must(get(tap.fd, ALL_GROUPS).flows.count > FLOWS / 2,
 		     "flows expired while they were measured");
 	}
 	print_ratio("time of TUNGETSTATE with 4096 flows to one without", ratios);
@@ -466,9 +617,9 @@ static double time_of_packets(void)
 	frame[VNET_HDR + 12] = 0x88;	/* a protocol without a receiver */
 	frame[VNET_HDR + 13] = 0xb5;
 	for (i = 0; i < PACKETS; i++) {
-		MUST(write(tap, frame, sizeof(frame)));
+		MUST(write(tap.fd, frame, sizeof(frame)));
 		MUST(send(packet, frame + VNET_HDR, sizeof(frame) - VNET_HDR, 0));
-		MUST(read(tap, frame, sizeof(frame)));
+		MUST(read(tap.fd, frame, sizeof(frame)));
 	}
 	return now() - start;
 }
@@ -509,9 +660,7 @@ static void idle(void)
 
 static void get_nothing(void)
 {
-	int value;
-
-	MUST(ioctl(tap, TUNGETFEATURES, &value));
+	get_features(&tap);
 }
 
 static void compare_packets(void)
@@ -553,15 +702,15 @@ static void make_device(void)
 	struct sockaddr_ll sll = { .sll_family = AF_PACKET };
 	int i;
 
-	MUST(tap = tun_queue(name, TAP_FLAGS));
+	MUST(tap.fd = tun_queue(tap.name, TAP_FLAGS));
 	for (i = 1; i < QUEUES; i++)
-		MUST(tun_queue(name, TAP_FLAGS));
-	MUST(netdev_up(name));
-	MUST(ifindex = netdev_index(name));
+		MUST(tun_queue(tap.name, TAP_FLAGS));
+	MUST(netdev_up(tap.name));
+	MUST(tap.ifindex = netdev_index(tap.name));
 	MUST(inet = socket(AF_INET, SOCK_DGRAM, 0));
 	MUST(rtnl = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
 	MUST(packet = socket(AF_PACKET, SOCK_RAW, 0));
-	sll.sll_ifindex = ifindex;
+	sll.sll_ifindex = tap.ifindex;
 	MUST(bind(packet, (void *)&sll, sizeof(sll)));
 }
 
@@ -587,7 +736,7 @@ int main(void)
 	compare_calls("time of TUNGETSTATE to the older calls", get_one,
 		      get_many);
 
-	must(!state_set(tap, BOTH_SET, &first), "TUNSETSTATE");
+	must(!state_set(tap.fd, BOTH_SET, &first), "TUNSETSTATE");
 	compare_packets();
 	make_devices();
 	compare_calls("time of TUNGETSTATE with 256 queues to one with 4",
