@@ -4,7 +4,7 @@
  * filter and xdp, and the programs that a file holds to put them back.
  */
 
-/* Index of the group in each array of TUN_STATE_PROGS */
+/* Index of the group among those with a program */
 static int tun_state_prog_index(const struct tun_state_call *call)
 {
 	return call->group->bit == TUN_STATE_FILTER;

@@ -25,9 +25,10 @@
  *
  * TUNGETSTATE reports the named groups as one snapshot, and changes nothing.
  * &tun_state.supported lists the groups that this kernel knows for this kind of
- * device; a mask of 0 is enough to find out. With %TUN_STATE_F_HOLD the file also
- * holds the eBPF programs that the call reports, so that TUNSETSTATE can put them
- * back.
+ * device; a mask of 0 is enough to find out.
+ *
+ * With %TUN_STATE_F_HOLD, TUNGETSTATE makes the file hold the eBPF programs that
+ * the call reports, so that TUNSETSTATE can put them back.
  *
  * TUNSETSTATE restores the groups that the ioctls of the file can set one by
  * one, all or none, with the rights of those ioctls. It compares
@@ -79,8 +80,10 @@
  * or the unknown bits of the mask, or 0 if the error is about no group, and
  * &tun_state.mask is the caller's. After E2BIG, with a struct shorter than its
  * header, and where the struct itself cannot be read or written, nothing is
- * reported. After an error every field of the device, and every program that the
- * file holds, is as it was.
+ * reported.
+ *
+ * After an error every field of the device, and every program that the file
+ * holds, is as it was.
  */
 
 /* Groups, for tun_state.mask, .supported and .failed */
@@ -174,11 +177,13 @@ struct tun_state_netdev {
  *	%IFF_PERSIST, as in TUNGETIFF.
  * @reserved: zero.
  *
+ * %IFF_NO_PI is the device's; the same bit in the answer of TUNGETIFF may mean
+ * %IFF_NOFILTER. %IFF_NAPI and %IFF_NAPI_FRAGS are the device's; each queue has
+ * its own, see &struct tun_state_queue. On macvtap and ipvtap, all flags are the
+ * queue's.
+ *
  * TUNSETSTATE can change %IFF_PERSIST, as TUNSETPERSIST does. All others are
- * those of TUNSETIFF; a difference is EINVAL. %IFF_NO_PI is the device's; the
- * same bit in the answer of TUNGETIFF may mean %IFF_NOFILTER. %IFF_NAPI
- * and %IFF_NAPI_FRAGS are the device's; each queue has its own, see &struct
- * tun_state_queue. On macvtap and ipvtap, all flags are the queue's.
+ * those of TUNSETIFF; a difference is EINVAL.
  */
 struct tun_state_iff {
 	__u32 flags;
@@ -200,9 +205,10 @@ struct tun_state_iff {
  * @reserved: zero.
  *
  * With user and group, both must match. With neither, this kernel's TUNSETIFF
- * permits anybody, or nobody without CAP_NET_ADMIN: kernels differ. To remove a
- * user or group needs CAP_NET_ADMIN in the user namespace of the device. An
- * unmapped ID can only be left alone.
+ * permits anybody, or nobody without CAP_NET_ADMIN: kernels differ.
+ *
+ * TUNSETSTATE needs CAP_NET_ADMIN in the user namespace of the device to remove a
+ * user or group. An unmapped ID can only be left alone.
  */
 struct tun_state_owner {
 	__u32 uid;
@@ -231,13 +237,16 @@ struct tun_state_vnet {
 /**
  * struct tun_state_offload - offloads that the reader of the device accepts
  * @enabled: ``TUN_F_*`` of the last TUNSETOFFLOAD, in the combinations that it
- *	accepts. %TUN_F_UFO is accepted here and never reported, as
- *	TUNSETOFFLOAD accepts it without effect.
+ *	accepts. %TUN_F_UFO is never reported here: TUNSETOFFLOAD accepts it
+ *	without effect.
  * @wanted: ``TUN_F_*`` that ``ethtool -K`` has left wanted, all for a new device.
  *	TUNSETOFFLOAD sets them to @enabled. The device uses an offload that is
  *	in both.
- * @supported: ``TUN_F_*`` that this kernel accepts. Ignored by TUNSETSTATE.
+ * @supported: ``TUN_F_*`` that this kernel accepts.
  * @reserved: zero.
+ *
+ * TUNSETSTATE accepts %TUN_F_UFO in @enabled, without effect, and ignores
+ * @supported.
  *
  * On macvtap and ipvtap, ethtool does not change these: @wanted is @enabled, and
  * must be for TUNSETSTATE.
@@ -309,8 +318,7 @@ struct tun_state_txfilter {
 /**
  * struct tun_state_array - entries in a user buffer
  * @entries: address of the buffer.
- * @count: TUNGETSTATE: in, entries that fit into the buffer; out, entries that
- *	there are. TUNSETSTATE: entries in the buffer.
+ * @count: in, entries that fit into the buffer; out, entries that there are.
  * @entry_size: size of an entry in the buffer, from 1 byte to a page.
  *	TUNGETSTATE copies as much of the kernel's entry as fits, and zeroes the
  *	remaining bytes.
@@ -319,12 +327,7 @@ struct tun_state_txfilter {
  *
  * %TUN_STATE_SOCKFILTER
  *	&struct sock_filter: the instructions of the classic BPF program of the
- *	device; none without a program. For TUNSETSTATE, @entry_size must be
- *	``sizeof(struct sock_filter)``. It gives a new program to all queues of
- *	the device, as TUNATTACHFILTER does. It leaves out the queue of this fd if
- *	the call also sets %TUN_STATE_QUEUE, without
- *	%TUN_STATE_QUEUE_SOCKFILTER. TUNGETFILTER returns @entries and @count from
- *	then on. A TUN has no program.
+ *	device; none without a program. A TUN has no program.
  * %TUN_STATE_FLOWS
  *	&struct tun_state_flow: the automatic steering table, in ascending order
  *	of the hash. There are 4096 at most. It is in use only while no steering
@@ -332,6 +335,12 @@ struct tun_state_txfilter {
  * %TUN_STATE_QUEUES
  *	&struct tun_state_queue: the attached queues in the order of their
  *	index, and then the detached ones, oldest first. There are 256 at most.
+ *
+ * TUNSETSTATE reads the @count entries of %TUN_STATE_SOCKFILTER, whose @entry_size
+ * must be ``sizeof(struct sock_filter)``. It gives a new program to all queues of
+ * the device, as TUNATTACHFILTER does. It leaves out the queue of this fd if the
+ * call also sets %TUN_STATE_QUEUE, without %TUN_STATE_QUEUE_SOCKFILTER.
+ * TUNGETFILTER returns @entries and @count from then on.
  */
 struct tun_state_array {
 	__aligned_u64 entries;
@@ -412,18 +421,19 @@ struct tun_state_flow {
  * @index: for an attached queue, the number that packets are steered by; for
  *	a detached one its place among the detached ones: on tun the one
  *	detached first comes first, on macvtap and ipvtap the one opened first.
- *	TUNSETSTATE swaps the queue with the one at this place, so setting all
- *	queues in ascending order rebuilds the order of all. There are as many
- *	places as queues of the kind; a place beyond is EINVAL. Flows stay with
- *	the index. No other ioctl sets the index of an attached queue without
- *	detaching it.
- * @flags: ``TUN_STATE_QUEUE_*``. TUNSETSTATE can change
- *	%TUN_STATE_QUEUE_ATTACHED, like TUNSETQUEUE, and
- *	%TUN_STATE_QUEUE_SOCKFILTER, if the device has a program; it ignores
- *	%TUN_STATE_QUEUE_SELF. A queue opened with %IFF_NO_PI starts without the
+ * @flags: ``TUN_STATE_QUEUE_*``. A queue opened with %IFF_NO_PI starts without the
  *	program of the device.
- * @ring_size: packets that fit into the queue. Ignored by TUNSETSTATE.
- * @ring_len: packets waiting in the queue. Ignored by TUNSETSTATE.
+ * @ring_size: packets that fit into the queue.
+ * @ring_len: packets waiting in the queue.
+ *
+ * TUNSETSTATE swaps the queue with the one at the place @index, so setting all
+ * queues in ascending order rebuilds the order of all. There are as many places
+ * as queues of the kind; a place beyond is EINVAL. Flows stay with the index. No
+ * other ioctl sets the index of an attached queue without detaching it.
+ *
+ * TUNSETSTATE can change %TUN_STATE_QUEUE_ATTACHED, like TUNSETQUEUE, and
+ * %TUN_STATE_QUEUE_SOCKFILTER, if the device has a program. It ignores
+ * %TUN_STATE_QUEUE_SELF, @ring_size and @ring_len.
  */
 struct tun_state_queue {
 	__u32 index;
