@@ -7,31 +7,31 @@
  */
 
 #include "qemu/osdep.h"
-#include "tap-local.h"
 #include "tap-kstate.h"
 
+#include <net/if.h>
 #include <sys/ioctl.h>
 #include <linux/if_tun.h>
-#include <linux/if_tun_state.h>
 
 #include "qapi/error.h"
-#include "qemu/cutils.h"
+#include "qemu/bitops.h"
+#include "tap_int.h"
 
-/* Linux 6.17; system headers may be older */
-#ifndef TUN_F_UDP_TUNNEL_GSO
-#define TUN_F_UDP_TUNNEL_GSO 0x080
-#endif
+/* Groups of which a difference is logged, and which stay on this side */
+#define TAP_KSTATE_OBSERVED                                                 \
+    (TUN_STATE_NETDEV | TUN_STATE_OWNER | TUN_STATE_COALESCE | TUN_STATE_XDP)
 
 /*
- * Groups in the migration stream: all but those with a user buffer, whose
- * address is meaningless in another process.
+ * Groups in the migration stream: those with a guard or verified field, but for
+ * user buffers, whose address is meaningless in another process
  */
-#define TAP_KSTATE_GROUPS                                                   \
-    (TUN_STATE_IDENTITY | TUN_STATE_NETDEV | TUN_STATE_IFF |                \
-     TUN_STATE_OWNER | TUN_STATE_VNET | TUN_STATE_OFFLOAD |                 \
-     TUN_STATE_SNDBUF | TUN_STATE_LINK | TUN_STATE_COALESCE |               \
+#define TAP_KSTATE_VERIFIED                                                 \
+    (TUN_STATE_IDENTITY | TUN_STATE_IFF | TUN_STATE_VNET |                  \
+     TUN_STATE_OFFLOAD | TUN_STATE_SNDBUF | TUN_STATE_LINK |                \
      TUN_STATE_TXFILTER | TUN_STATE_STEERING | TUN_STATE_FILTER |           \
-     TUN_STATE_XDP | TUN_STATE_QUEUE)
+     TUN_STATE_QUEUE)
+
+#define TAP_KSTATE_GROUPS (TAP_KSTATE_VERIFIED | TAP_KSTATE_OBSERVED)
 
 #define TAP_KSTATE_QUEUE_GUARD                                              \
     (TUN_STATE_QUEUE_NAPI | TUN_STATE_QUEUE_NAPI_FRAGS)
@@ -40,24 +40,11 @@
 
 typedef enum TapKFieldType {
     TAP_KFIELD_UINT,
+    TAP_KFIELD_HEX,
     TAP_KFIELD_STRING,
+    TAP_KFIELD_MAC,
     TAP_KFIELD_BYTES,
 } TapKFieldType;
-
-/*
- * Policies for a field that is not as expected
- *
- * Guard and verified: the guest's network depends on it, so refuse the TAP. A
- * source that resumes restores what is verified; TUNSETSTATE cannot change what
- * is a guard.
- */
-typedef enum TapKPolicy {
-    TAP_KPOLICY_GUARD,
-    TAP_KPOLICY_VERIFIED,
-    TAP_KPOLICY_OBSERVED,   /* an administrator may change it: log it */
-    TAP_KPOLICY_IGNORED,    /* it changes by itself */
-    TAP_KPOLICY_ZERO,       /* reserved: refuse the whole state */
-} TapKPolicy;
 
 /* @bits: the part of the field that the policy is for; 0 for all of it */
 typedef struct TapKField {
@@ -70,86 +57,60 @@ typedef struct TapKField {
     uint32_t bits;
 } TapKField;
 
-#define KFIELD(_group, _field, _policy, _type, _bits)                       \
+#define KBITS(_group, _field, _policy, _type, _bits)                        \
     { TUN_STATE_ ## _group, #_field, offsetof(struct tun_state, _field),    \
       sizeof_field(struct tun_state, _field), TAP_KFIELD_ ## _type,         \
       TAP_KPOLICY_ ## _policy, _bits }
-#define KUINT(_group, _field, _policy)                                      \
-    KFIELD(_group, _field, _policy, UINT, 0)
-#define KBITS(_group, _field, _policy, _bits)                               \
-    KFIELD(_group, _field, _policy, UINT, _bits)
-#define KBYTES(_group, _field, _policy)                                     \
-    KFIELD(_group, _field, _policy, BYTES, 0)
-#define KSTRING(_group, _field, _policy)                                    \
-    KFIELD(_group, _field, _policy, STRING, 0)
+#define KFIELD(_group, _field, _policy, _type)                              \
+    KBITS(_group, _field, _policy, _type, 0)
 
-/* Every byte of the groups */
+/* Fields that are absent here change by themselves, or are reserved */
 static const TapKField tap_kfields[] = {
-    KUINT(IDENTITY, identity.netns, GUARD),
-    KUINT(IDENTITY, identity.ifindex, GUARD),
-    KUINT(IDENTITY, identity.type, GUARD),
-    KBYTES(IDENTITY, identity.reserved, ZERO),
+    KFIELD(IDENTITY, identity.netns, OBSERVED, UINT),
+    KFIELD(IDENTITY, identity.ifindex, GUARD, UINT),
+    KFIELD(IDENTITY, identity.type, GUARD, UINT),
 
-    KUINT(NETDEV, netdev.mtu, OBSERVED),
-    KUINT(NETDEV, netdev.up, OBSERVED),
-    KUINT(NETDEV, netdev.addr_len, OBSERVED),
-    KBYTES(NETDEV, netdev.reserved, ZERO),
-    KSTRING(NETDEV, netdev.name, OBSERVED),
-    KBYTES(NETDEV, netdev.addr, OBSERVED),
+    KFIELD(NETDEV, netdev.name, OBSERVED, STRING),
+    KFIELD(NETDEV, netdev.mtu, OBSERVED, UINT),
+    KFIELD(NETDEV, netdev.up, OBSERVED, UINT),
+    KFIELD(NETDEV, netdev.addr, OBSERVED, MAC),
 
-    KBITS(IFF, iff.flags, GUARD, (uint32_t)~IFF_PERSIST),
-    KBITS(IFF, iff.flags, OBSERVED, IFF_PERSIST),
-    KUINT(IFF, iff.reserved, ZERO),
+    KBITS(IFF, iff.flags, GUARD, HEX, (uint32_t)~IFF_PERSIST),
+    KBITS(IFF, iff.flags, OBSERVED, HEX, IFF_PERSIST),
 
-    KUINT(OWNER, owner.uid, OBSERVED),
-    KUINT(OWNER, owner.gid, OBSERVED),
-    KUINT(OWNER, owner.flags, OBSERVED),
-    KUINT(OWNER, owner.reserved, ZERO),
+    KFIELD(OWNER, owner.uid, OBSERVED, UINT),
+    KFIELD(OWNER, owner.gid, OBSERVED, UINT),
 
-    KUINT(VNET, vnet.hdr_size, VERIFIED),
-    KUINT(VNET, vnet.flags, VERIFIED),
+    KFIELD(VNET, vnet.hdr_size, VERIFIED, UINT),
+    KFIELD(VNET, vnet.flags, VERIFIED, HEX),
 
-    KUINT(OFFLOAD, offload.enabled, VERIFIED),
-    KUINT(OFFLOAD, offload.wanted, OBSERVED),
-    KUINT(OFFLOAD, offload.supported, OBSERVED),
-    KUINT(OFFLOAD, offload.reserved, ZERO),
+    KFIELD(OFFLOAD, offload.enabled, VERIFIED, HEX),
+    KFIELD(OFFLOAD, offload.wanted, OBSERVED, HEX),
 
-    KUINT(SNDBUF, sndbuf.size, VERIFIED),
-    KUINT(SNDBUF, sndbuf.reserved, ZERO),
+    KFIELD(SNDBUF, sndbuf.size, VERIFIED, UINT),
 
-    KUINT(LINK, link.carrier, VERIFIED),
-    KUINT(LINK, link.msg_enable, OBSERVED),
+    KFIELD(LINK, link.carrier, VERIFIED, UINT),
+    KFIELD(LINK, link.msg_enable, OBSERVED, HEX),
 
-    KUINT(COALESCE, coalesce.rx_frames, OBSERVED),
-    KUINT(COALESCE, coalesce.reserved, ZERO),
+    KFIELD(COALESCE, coalesce.rx_frames, OBSERVED, UINT),
 
-    KUINT(TXFILTER, txfilter.count, VERIFIED),
-    KUINT(TXFILTER, txfilter.reserved, ZERO),
-    KUINT(TXFILTER, txfilter.hash, VERIFIED),
-    KBYTES(TXFILTER, txfilter.addr, VERIFIED),
+    KFIELD(TXFILTER, txfilter.count, VERIFIED, UINT),
+    KFIELD(TXFILTER, txfilter.hash, VERIFIED, HEX),
+    KFIELD(TXFILTER, txfilter.addr, VERIFIED, BYTES),
 
-    KUINT(STEERING, steering.id, VERIFIED),
-    KUINT(STEERING, steering.type, VERIFIED),
-    KBYTES(STEERING, steering.tag, VERIFIED),
-    KUINT(STEERING, steering.action, ZERO),
-    KUINT(STEERING, steering.fd, ZERO),
+    KFIELD(STEERING, steering.id, VERIFIED, UINT),
+    KFIELD(STEERING, steering.tag, VERIFIED, BYTES),
+    KFIELD(STEERING, steering.type, VERIFIED, UINT),
 
-    KUINT(FILTER, filter.id, VERIFIED),
-    KUINT(FILTER, filter.type, VERIFIED),
-    KBYTES(FILTER, filter.tag, VERIFIED),
-    KUINT(FILTER, filter.action, ZERO),
-    KUINT(FILTER, filter.fd, ZERO),
+    KFIELD(FILTER, filter.id, VERIFIED, UINT),
+    KFIELD(FILTER, filter.tag, VERIFIED, BYTES),
+    KFIELD(FILTER, filter.type, VERIFIED, UINT),
 
-    KUINT(XDP, xdp.drv_prog_id, OBSERVED),
-    KUINT(XDP, xdp.skb_prog_id, OBSERVED),
+    KFIELD(XDP, xdp.drv_prog_id, OBSERVED, UINT),
+    KFIELD(XDP, xdp.skb_prog_id, OBSERVED, UINT),
 
-    KUINT(QUEUE, queue.index, VERIFIED),
-    KBITS(QUEUE, queue.flags, GUARD, TAP_KSTATE_QUEUE_GUARD),
-    KBITS(QUEUE, queue.flags, VERIFIED, TAP_KSTATE_QUEUE_VERIFIED),
-    KBITS(QUEUE, queue.flags, OBSERVED,
-          (uint32_t)~(TAP_KSTATE_QUEUE_GUARD | TAP_KSTATE_QUEUE_VERIFIED)),
-    KUINT(QUEUE, queue.ring_size, OBSERVED),
-    KUINT(QUEUE, queue.ring_len, IGNORED),
+    KBITS(QUEUE, queue.flags, GUARD, HEX, TAP_KSTATE_QUEUE_GUARD),
+    KBITS(QUEUE, queue.flags, VERIFIED, HEX, TAP_KSTATE_QUEUE_VERIFIED),
 };
 
 static const char *tap_kstate_group_name(uint64_t group)
@@ -173,56 +134,114 @@ static const char *tap_kstate_group_name(uint64_t group)
 
 static int tap_kstate_ioctl(int fd, unsigned long request, struct tun_state *st)
 {
-    return RETRY_ON_EINTR(ioctl(fd, request, st));
+    return RETRY_ON_EINTR(ioctl(fd, request, st)) < 0 ? -errno : 0;
 }
 
-static int tap_kstate_get_groups(int fd, uint64_t groups, uint32_t flags,
-                                 struct tun_state *st)
+static int tap_kstate_get(int fd, uint64_t groups, uint32_t flags,
+                          struct tun_state *st)
 {
     *st = (struct tun_state) { .mask = groups, .flags = flags };
 
     return tap_kstate_ioctl(fd, TUNGETSTATE, st);
 }
 
-static bool tap_kstate_get_flags(int fd, TapKState *ks, uint32_t flags,
-                                 Error **errp)
+/* What a kernel without TUNGETSTATE tells */
+static bool tap_kstate_read_old(int fd, struct tun_state *st, Error **errp)
 {
-    struct tun_state st;
-    int ret;
+    unsigned int flags;
+    int value;
 
-    QEMU_BUILD_BUG_ON(sizeof(st) > TAP_KSTATE_MAX_SIZE);
-
-    ks->size = 0;
-    ret = tap_kstate_get_groups(fd, TAP_KSTATE_GROUPS, flags, &st);
-    /* macvtap and ipvtap have fewer groups */
-    if (ret < 0 && errno == EINVAL && (TAP_KSTATE_GROUPS & st.supported) &&
-        (TAP_KSTATE_GROUPS & ~st.supported)) {
-        ret = tap_kstate_get_groups(fd, TAP_KSTATE_GROUPS & st.supported,
-                                    flags, &st);
-    }
-    if (ret < 0) {
-        /* Kernels without the ioctl return EINVAL and leave the struct alone */
-        if (errno == EINVAL && !st.supported) {
-            return true;
-        }
-        error_setg_errno(errp, errno, "TUNGETSTATE failed");
+    *st = (struct tun_state) { };
+    if (tap_fd_get_iff(fd, (char *)st->netdev.name, &flags)) {
+        error_setg_errno(errp, errno, "TUNGETIFF failed");
         return false;
     }
-
-    st.flags = 0;
-    memcpy(ks->data, &st, sizeof(st));
-    ks->size = sizeof(st);
+    st->mask = TUN_STATE_IFF | TUN_STATE_QUEUE;
+    st->iff.flags = flags & ~IFF_DETACH_QUEUE;
+    st->queue.flags = flags & IFF_DETACH_QUEUE ? 0 : TUN_STATE_QUEUE_ATTACHED;
+    if (!tap_fd_get_vnet_hdr_len(fd, &value)) {
+        st->mask |= TUN_STATE_VNET;
+        st->vnet.hdr_size = value;
+        st->vnet.flags =
+            (!tap_fd_get_vnet_le(fd, &value) && value ? TUN_STATE_VNET_LE : 0) |
+            (!tap_fd_get_vnet_be(fd, &value) && value ? TUN_STATE_VNET_BE : 0);
+    }
     return true;
 }
 
-bool tap_kstate_get(int fd, TapKState *ks, Error **errp)
+bool tap_kstate_read(int fd, bool hold, struct tun_state *st, char **why,
+                     Error **errp)
 {
-    return tap_kstate_get_flags(fd, ks, 0, errp);
+    uint32_t flags = hold ? TUN_STATE_F_HOLD : 0;
+    int ret = tap_kstate_get(fd, TAP_KSTATE_GROUPS, flags, st);
+
+    /* macvtap and ipvtap have fewer groups */
+    if (ret == -EINVAL && (TAP_KSTATE_GROUPS & st->supported)) {
+        ret = tap_kstate_get(fd, TAP_KSTATE_GROUPS & st->supported, flags, st);
+    }
+    if (!ret) {
+        return true;
+    }
+    if (why) {
+        /* Kernels without the ioctl return EINVAL and leave the struct alone */
+        *why = ret == -EINVAL && !st->supported ?
+               g_strdup("this kernel does not report TAP state (TUNGETSTATE)") :
+               g_strdup_printf("TUNGETSTATE failed: %s", strerror(-ret));
+    }
+    if (tap_kstate_read_old(fd, st, errp)) {
+        return true;
+    }
+    if (why) {
+        g_clear_pointer(why, g_free);
+    }
+    return false;
 }
 
-bool tap_kstate_hold(int fd, TapKState *ks, Error **errp)
+void tap_kstate_encode(const struct tun_state *st, TapKState *ks)
 {
-    return tap_kstate_get_flags(fd, ks, TUN_STATE_F_HOLD, errp);
+    struct tun_state out = { .mask = st->mask & TAP_KSTATE_VERIFIED };
+
+    QEMU_BUILD_BUG_ON(sizeof(out) > TAP_KSTATE_MAX_SIZE);
+
+    for (size_t i = 0; i < ARRAY_SIZE(tap_kfields); i++) {
+        const TapKField *field = &tap_kfields[i];
+
+        if (field->group & out.mask) {
+            memcpy((uint8_t *)&out + field->offset,
+                   (const uint8_t *)st + field->offset, field->size);
+        }
+    }
+    out.queue.index = st->queue.index;
+    memcpy(ks->data, &out, sizeof(out));
+    ks->size = sizeof(out);
+}
+
+bool tap_kstate_decode(const TapKState *ks, struct tun_state *st,
+                       bool *unknown, Error **errp)
+{
+    *st = (struct tun_state) { };
+    memcpy(st, ks->data, MIN(ks->size, sizeof(*st)));
+    *unknown = st->mask & ~TAP_KSTATE_VERIFIED;
+    st->mask &= TAP_KSTATE_VERIFIED;
+
+    for (size_t i = 0; i < ARRAY_SIZE(tap_kfields); i++) {
+        const TapKField *field = &tap_kfields[i];
+
+        if ((st->mask & field->group) &&
+            field->offset + field->size > ks->size) {
+            error_setg(errp, "the kernel state of %u bytes is damaged: %s is "
+                       "missing; try again, or use kernel-state=off", ks->size,
+                       field->name);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool tap_kstate_complete(const struct tun_state *expected,
+                         const struct tun_state *actual)
+{
+    return !((expected->mask ^ actual->supported) & TAP_KSTATE_VERIFIED);
 }
 
 static const uint8_t *tap_kfield_bytes(const TapKField *field,
@@ -277,32 +296,46 @@ static void tap_kfield_append(GString *out, const struct tun_state *st,
                               const TapKField *field)
 {
     const uint8_t *p = tap_kfield_bytes(field, st);
+    size_t size = field->size;
 
     switch (field->type) {
     case TAP_KFIELD_UINT:
+        g_string_append_printf(out, "%" PRIu64, tap_kfield_uint(field, st));
+        break;
+    case TAP_KFIELD_HEX:
         g_string_append_printf(out, "0x%" PRIx64, tap_kfield_uint(field, st));
         break;
     case TAP_KFIELD_STRING:
-        for (size_t i = 0; i < field->size && p[i]; i++) {
+        for (size_t i = 0; i < size && p[i]; i++) {
             g_string_append_c(out, g_ascii_isgraph(p[i]) ? p[i] : '?');
         }
         break;
+    case TAP_KFIELD_MAC:
+        size = MIN(size, st->netdev.addr_len);
+        /* fall through */
     case TAP_KFIELD_BYTES:
-        for (size_t i = 0; i < field->size; i++) {
-            g_string_append_printf(out, "%02x", p[i]);
+        for (size_t i = 0; i < size; i++) {
+            g_string_append_printf(out, "%s%02x",
+                                   i && field->type == TAP_KFIELD_MAC ? ":" :
+                                   "", p[i]);
         }
         break;
     }
 }
 
-/*
- * List the fields that differ, with both values: those that are observed, or
- * those that are guards or verified
- *
- * Returns: NULL if none differs
- */
-static char *tap_kstate_explain(const struct tun_state *expected,
-                                const struct tun_state *actual, bool observed)
+/* A device that moves to another network namespace may get another index */
+static TapKPolicy tap_kfield_policy(const TapKField *field,
+                                    const struct tun_state *a,
+                                    const struct tun_state *b)
+{
+    return field->offset == offsetof(struct tun_state, identity.ifindex) &&
+           a->identity.netns != b->identity.netns ? TAP_KPOLICY_OBSERVED :
+                                                    field->policy;
+}
+
+char *tap_kstate_differences(const struct tun_state *expected,
+                             const struct tun_state *actual,
+                             unsigned int policies)
 {
     g_autoptr(GString) out = g_string_new(NULL);
     const TapKField *last = NULL;
@@ -310,9 +343,8 @@ static char *tap_kstate_explain(const struct tun_state *expected,
     for (size_t i = 0; i < ARRAY_SIZE(tap_kfields); i++) {
         const TapKField *field = &tap_kfields[i];
 
-        if (!(expected->mask & field->group) ||
-            (observed ? field->policy != TAP_KPOLICY_OBSERVED :
-                        field->policy > TAP_KPOLICY_VERIFIED) ||
+        if (!(expected->mask & actual->mask & field->group) ||
+            !(BIT(tap_kfield_policy(field, expected, actual)) & policies) ||
             !tap_kfield_differs(field, expected, actual) ||
             (last && last->offset == field->offset)) {
             continue;
@@ -326,176 +358,60 @@ static char *tap_kstate_explain(const struct tun_state *expected,
     return last ? g_string_free(g_steal_pointer(&out), false) : NULL;
 }
 
-static bool tap_kstate_damaged(const TapKState *ks, const char *field,
-                               const char *what, Error **errp)
+uint64_t tap_kstate_place(const struct tun_state *st)
 {
-    error_setg(errp, "the kernel state of %u bytes is damaged: %s %s; try "
-               "again, or use kernel-state=off", ks->size, field, what);
-    return false;
+    return st->queue.index + (st->queue.flags & TUN_STATE_QUEUE_ATTACHED ?
+                              0 : 1ULL << 32);
 }
 
-/* Check the format of @ks, and copy it to @st; unnamed groups are zero */
-static bool tap_kstate_parse(const TapKState *ks, struct tun_state *st,
-                             Error **errp)
+char *tap_kstate_restore(int fd, const struct tun_state *expected,
+                         const struct tun_state *actual)
 {
-    static const struct tun_state zero;
+    g_autoptr(GString) out = g_string_new(NULL);
+    uint64_t groups = expected->mask & actual->supported & TAP_KSTATE_VERIFIED;
 
-    if (ks->size < offsetof(struct tun_state, identity) ||
-        ks->size > TAP_KSTATE_MAX_SIZE) {
-        error_setg(errp, "the kernel state has %u bytes, which no kernel "
-                   "reports: try again, or use kernel-state=off", ks->size);
-        return false;
-    }
-    *st = zero;
-    memcpy(st, ks->data, MIN(ks->size, sizeof(*st)));
-    if (!st->mask || (st->mask & ~TAP_KSTATE_GROUPS)) {
-        error_setg(errp, "the kernel state holds groups 0x%" PRIx64
-                   ", of which 0x%" PRIx64 " are known: use a QEMU as new as "
-                   "the source's, or kernel-state=off", (uint64_t)st->mask,
-                   (uint64_t)TAP_KSTATE_GROUPS);
-        return false;
-    }
+    while (groups) {
+        uint64_t group = BIT_ULL(ctz64(groups));
+        struct tun_state st = *actual;
+        int ret;
 
-    if (st->flags) {
-        return tap_kstate_damaged(ks, "flags", "is not zero", errp);
-    }
-    if (st->reserved) {
-        return tap_kstate_damaged(ks, "reserved", "is not zero", errp);
-    }
-    if (ks->size > sizeof(*st) &&
-        !buffer_is_zero(ks->data + sizeof(*st), ks->size - sizeof(*st))) {
-        return tap_kstate_damaged(ks, "the part behind the groups",
-                                  "is not zero", errp);
-    }
-    for (size_t i = 0; i < ARRAY_SIZE(tap_kfields); i++) {
-        const TapKField *field = &tap_kfields[i];
+        groups &= ~group;
+        st.mask = 0;
+        st.flags = 0;
+        for (size_t i = 0; i < ARRAY_SIZE(tap_kfields); i++) {
+            const TapKField *field = &tap_kfields[i];
 
-        if (!(st->mask & field->group)) {
+            if (field->group == group &&
+                field->policy == TAP_KPOLICY_VERIFIED &&
+                tap_kfield_differs(field, expected, actual)) {
+                tap_kfield_copy(field, &st, expected);
+                st.mask = group;
+            }
+        }
+        if (!st.mask) {
             continue;
         }
-        if (field->offset + field->size > ks->size) {
-            return tap_kstate_damaged(ks, field->name, "is missing", errp);
+        /* TUNSETOFFLOAD, which changed enabled, has overwritten wanted, too */
+        if (group == TUN_STATE_OFFLOAD) {
+            st.offload.wanted = expected->offload.wanted;
         }
-        if (field->policy == TAP_KPOLICY_ZERO &&
-            tap_kfield_differs(field, st, &zero)) {
-            return tap_kstate_damaged(ks, field->name, "is not zero", errp);
+        ret = tap_kstate_ioctl(fd, TUNSETSTATE, &st);
+        if (ret) {
+            g_string_append_printf(out, "%s%s: %s", out->len ? ", " : "",
+                                   tap_kstate_group_name(group),
+                                   strerror(-ret));
         }
     }
-    return true;
+    return out->len ? g_string_free(g_steal_pointer(&out), false) : NULL;
 }
 
-/* Read without TUN_STATE_F_HOLD: leave to the source what it holds */
-static bool tap_kstate_read(int fd, uint64_t groups, struct tun_state *st,
-                            Error **errp)
-{
-    if (tap_kstate_get_groups(fd, groups, 0, st) < 0) {
-        error_setg_errno(errp, errno, "TUNGETSTATE failed, and the kernel "
-                         "state cannot be compared; use kernel-state=off to go "
-                         "without");
-        return false;
-    }
-    return true;
-}
-
-bool tap_kstate_check(int fd, const TapKState *ks, char **observed,
-                      Error **errp)
-{
-    g_autofree char *explanation = NULL;
-    struct tun_state expected, actual;
-
-    *observed = NULL;
-    if (!tap_kstate_parse(ks, &expected, errp) ||
-        !tap_kstate_read(fd, expected.mask, &actual, errp)) {
-        return false;
-    }
-    *observed = tap_kstate_explain(&expected, &actual, true);
-    explanation = tap_kstate_explain(&expected, &actual, false);
-    if (explanation) {
-        error_setg(errp, "the kernel state is not the expected one: %s; "
-                   "somebody changed the TAP during the migration",
-                   explanation);
-        return false;
-    }
-    return true;
-}
-
-/* Set the verified fields that differ, and nothing else */
-static bool tap_kstate_set(int fd, const struct tun_state *expected,
-                           const struct tun_state *actual, Error **errp)
+int tap_kstate_set_index(int fd, const struct tun_state *actual,
+                         uint32_t index)
 {
     struct tun_state st = *actual;
 
-    st.mask = 0;
-    for (size_t i = 0; i < ARRAY_SIZE(tap_kfields); i++) {
-        const TapKField *field = &tap_kfields[i];
-
-        if (field->policy == TAP_KPOLICY_VERIFIED &&
-            (expected->mask & field->group) &&
-            tap_kfield_differs(field, expected, actual)) {
-            tap_kfield_copy(field, &st, expected);
-            st.mask |= field->group;
-        }
-    }
-    /* TUNSETOFFLOAD, which changed enabled, has overwritten wanted, too */
-    if (st.mask & TUN_STATE_OFFLOAD) {
-        st.offload.wanted = expected->offload.wanted;
-    }
-
-    if (st.mask && tap_kstate_ioctl(fd, TUNSETSTATE, &st) < 0) {
-        error_setg_errno(errp, errno, "TUNSETSTATE failed%s%s",
-                         st.failed ? " at group " : "",
-                         st.failed ? tap_kstate_group_name(st.failed) : "");
-        return false;
-    }
-    return true;
-}
-
-bool tap_kstate_restore(int fd, const TapKState *ks, Error **errp)
-{
-    g_autofree char *explanation = NULL;
-    struct tun_state expected, actual;
-    Error *err = NULL;
-
-    if (!tap_kstate_parse(ks, &expected, errp) ||
-        !tap_kstate_read(fd, expected.mask, &actual, errp)) {
-        return false;
-    }
-    tap_kstate_set(fd, &expected, &actual, &err);
-
-    if (!tap_kstate_read(fd, expected.mask, &actual, errp)) {
-        error_free(err);
-        return false;
-    }
-    explanation = tap_kstate_explain(&expected, &actual, false);
-    if (explanation) {
-        error_setg(errp, "cannot restore the kernel state: %s%s%s", explanation,
-                   err ? "; " : "", err ? error_get_pretty(err) : "");
-    }
-    error_free(err);
-    return !explanation;
-}
-
-bool tap_kstate_get_offload(int fd, int *offload)
-{
-    struct tun_state st;
-
-    if (tap_kstate_get_groups(fd, TUN_STATE_OFFLOAD, 0, &st)) {
-        return false;
-    }
-    *offload = st.offload.enabled;
-    return true;
-}
-
-bool tap_kstate_get_supported(int fd, bool *ufo, bool *uso, bool *tunnel)
-{
-    struct tun_state st;
-
-    if (tap_kstate_get_groups(fd, TUN_STATE_OFFLOAD, 0, &st)) {
-        return false;
-    }
-    *ufo = st.offload.supported & TUN_F_UFO;
-    *uso = (st.offload.supported & TUN_F_USO4) &&
-           (st.offload.supported & TUN_F_USO6);
-    *tunnel = st.offload.supported & TUN_F_UDP_TUNNEL_GSO;
-    return true;
+    st.mask = TUN_STATE_QUEUE;
+    st.flags = 0;
+    st.queue.index = index;
+    return tap_kstate_ioctl(fd, TUNSETSTATE, &st);
 }

@@ -9,16 +9,15 @@
 #ifndef NET_TAP_KSTATE_H
 #define NET_TAP_KSTATE_H
 
-#include "tap-local.h"
+#include <linux/if_tun_state.h>
 
 #define TAP_KSTATE_MAX_SIZE 4096
 
 /**
- * TapKState: a struct tun_state of any length
+ * TapKState: a struct tun_state of any length in the migration stream
  *
  * @size: bytes in use; 0 when there is none
- * @data: %TAP_KSTATE_MAX_SIZE bytes; not trusted when they come from a
- *        migration stream
+ * @data: %TAP_KSTATE_MAX_SIZE bytes; not trusted
  */
 typedef struct TapKState {
     uint32_t size;
@@ -26,84 +25,108 @@ typedef struct TapKState {
 } TapKState;
 
 /**
- * tap_kstate_get: read the state of a queue, and change nothing
+ * TapKPolicy: what a difference of a field means
+ *
+ * @TAP_KPOLICY_GUARD: this is another device, or cannot be changed: refuse it
+ * @TAP_KPOLICY_VERIFIED: the guest's network depends on it: refuse the TAP. A
+ *                        source that resumes restores it.
+ * @TAP_KPOLICY_OBSERVED: an administrator may change it: log it
+ */
+typedef enum TapKPolicy {
+    TAP_KPOLICY_GUARD,
+    TAP_KPOLICY_VERIFIED,
+    TAP_KPOLICY_OBSERVED,
+} TapKPolicy;
+
+/**
+ * tap_kstate_read: read the state of a queue
+ *
+ * Changes nothing but the programs that @hold asks for. Where the kernel does
+ * not report the state, fill in groups iff, vnet and queue with what the older
+ * ioctls tell; @st->supported is 0 then.
  *
  * @fd: the queue
- * @ks: set to the state; its size is 0 on a kernel without TUNGETSTATE, which
- *      is not an error
- * @errp: set on error
+ * @hold: have the open file of the queue hold the eBPF programs of the device,
+ *        instead of those that it held before, so that tap_kstate_restore() can
+ *        put them back. Source and target share the file: only a source does.
+ * @st: set to the state, with the groups that are valid in its mask
+ * @why: set to the reason when the kernel does not report the state, for the
+ *       caller to free; may be NULL
+ * @errp: set if @fd is not a TAP, or its device is gone
  *
  * Returns: false and sets @errp on error
  */
-bool tap_kstate_get(int fd, TapKState *ks, Error **errp);
+bool tap_kstate_read(int fd, bool hold, struct tun_state *st, char **why,
+                     Error **errp);
 
 /**
- * tap_kstate_hold: read the state of a queue that tap_kstate_restore() may
- * restore
+ * tap_kstate_encode: write the part of a state that is compared for the stream
  *
- * Like tap_kstate_get(). In addition, the open file of the queue holds the eBPF
- * programs of the device, instead of those that it held before, so that they can
- * be attached again. Source and target share the file: only a source calls this.
+ * @st: a state that the kernel reported
+ * @ks: set to its guard and verified groups
+ */
+void tap_kstate_encode(const struct tun_state *st, TapKState *ks);
+
+/**
+ * tap_kstate_decode: read a state of the stream
  *
- * @fd: the queue
- * @ks: set to the state, as by tap_kstate_get()
- * @errp: set on error
+ * @ks: not trusted
+ * @st: set to the groups that this QEMU knows; others are left out
+ * @unknown: set to true when there are others
+ * @errp: set if @ks is malformed
  *
  * Returns: false and sets @errp on error
  */
-bool tap_kstate_hold(int fd, TapKState *ks, Error **errp);
+bool tap_kstate_decode(const TapKState *ks, struct tun_state *st,
+                       bool *unknown, Error **errp);
+
+/* Return true if a state of the stream has all groups of this device */
+bool tap_kstate_complete(const struct tun_state *expected,
+                         const struct tun_state *actual);
 
 /**
- * tap_kstate_check: compare a state with the present state of a queue
+ * tap_kstate_differences: compare the groups that two states have
  *
- * Changes nothing.
+ * @expected: a state
+ * @actual: a state of the same queue
+ * @policies: BIT(TapKPolicy)s of the fields to compare
  *
- * @fd: the queue
- * @ks: the expected state; not trusted
- * @observed: set to the fields that differ although an administrator may change
- *            them, with both values, for the caller to free; NULL without
- * @errp: set to the fields that differ and must not, with both values
+ * The index of the queue is not compared: see tap_kstate_place().
  *
- * Returns: false and sets @errp when such a field differs, or @ks is malformed
+ * Returns: the fields that differ, with both values, for the caller to free;
+ * NULL if none differs
  */
-bool tap_kstate_check(int fd, const TapKState *ks, char **observed,
-                      Error **errp);
+char *tap_kstate_differences(const struct tun_state *expected,
+                             const struct tun_state *actual,
+                             unsigned int policies);
 
 /**
- * tap_kstate_restore: set a queue to an earlier state
+ * tap_kstate_place: return a number that orders the queues of a device
  *
- * Changes the fields that tap_kstate_check() refuses, if they differ, and no
- * others.
- *
- * @fd: the queue
- * @ks: a state that tap_kstate_hold() returned in this process. Never one of a
- *      migration stream: the kernel would do what the stream says.
- * @errp: set to the fields that still differ, with both values
- *
- * Returns: false and sets @errp on error
+ * Attached queues come first. Queues that belong to others count, too, so only
+ * the order of numbers has a meaning.
  */
-bool tap_kstate_restore(int fd, const TapKState *ks, Error **errp);
+uint64_t tap_kstate_place(const struct tun_state *st);
 
 /**
- * tap_kstate_get_offload: read the offloads in force
+ * tap_kstate_restore: set the verified groups that differ, one by one
  *
  * @fd: the queue
- * @offload: set to TUN_F_*
+ * @expected: a state that tap_kstate_read() returned in this process, never
+ *            one of a migration stream: the kernel would do what the stream says
+ * @actual: the present state
  *
- * Returns: false when this kernel cannot tell
+ * Returns: errors for the caller to free, or NULL
  */
-bool tap_kstate_get_offload(int fd, int *offload);
+char *tap_kstate_restore(int fd, const struct tun_state *expected,
+                         const struct tun_state *actual);
 
 /**
- * tap_kstate_get_supported: read the offloads that a device supports
+ * tap_kstate_set_index: move a queue to a place
  *
- * @fd: the queue
- * @ufo: set to true if it supports UFO
- * @uso: set to true if it supports USO
- * @tunnel: set to true if it supports GSO in UDP tunnels
- *
- * Returns: false when the kernel cannot report them
+ * Returns: -errno, or 0
  */
-bool tap_kstate_get_supported(int fd, bool *ufo, bool *uso, bool *tunnel);
+int tap_kstate_set_index(int fd, const struct tun_state *actual,
+                         uint32_t index);
 
 #endif /* NET_TAP_KSTATE_H */

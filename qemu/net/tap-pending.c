@@ -1,0 +1,251 @@
+/*
+ * Hand-over of a TAP: pending packets
+ *
+ * QEMU has read such a packet but not delivered it, or not yet written it. Only
+ * a VM that stops leaves any. They travel along with the queue.
+ *
+ * Copyright (c) 2026 tapstate developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "tap-local-int.h"
+
+#include "migration/vmstate.h"
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "qemu/error-report.h"
+#include "qemu/iov.h"
+#include "qemu/units.h"
+#include "trace.h"
+
+/* Limit of pending packets of a guest, for a TAP that blocks */
+#define TAP_PENDING_MAX_SENT (16 * MiB)
+
+static void tap_pending_drop_received(TapPending *pending)
+{
+    g_clear_pointer(&pending->received, g_free);
+    pending->received_size = 0;
+}
+
+static void tap_pending_drop_sent(TapPending *pending)
+{
+    g_clear_pointer(&pending->sent, g_free);
+    pending->sent_size = 0;
+}
+
+void tap_pending_drop(TapPending *pending)
+{
+    tap_pending_drop_received(pending);
+    tap_pending_drop_sent(pending);
+}
+
+void tap_pending_keep_received(TapLocalQueue *queue, const uint8_t *data,
+                               size_t size)
+{
+    if (tap_local_may_read(queue)) {
+        return;
+    }
+    tap_pending_drop_received(&queue->pending);
+    queue->pending.received = g_memdup2(data, size);
+    queue->pending.received_size = size;
+    trace_tap_pending_keep(queue->netdev->id, queue->index, "received", size);
+}
+
+bool tap_pending_has_received(const TapLocalQueue *queue)
+{
+    return queue && queue->pending.received_size && tap_local_may_read(queue);
+}
+
+/* Count a packet that came along, or was kept here */
+static void tap_pending_delivered(TapLocalQueue *queue, const char *what,
+                                  size_t size)
+{
+    queue->netdev->delivered++;
+    trace_tap_pending_deliver(queue->netdev->id, queue->index, what, size);
+}
+
+size_t tap_pending_take_received(TapLocalQueue *queue, uint8_t *buf)
+{
+    size_t size = queue ? queue->pending.received_size : 0;
+
+    if (size) {
+        memcpy(buf, queue->pending.received, size);
+        tap_pending_drop_received(&queue->pending);
+        tap_pending_delivered(queue, "received", size);
+    }
+    return size;
+}
+
+bool tap_pending_keep_sent(TapLocalQueue *queue, const struct iovec *iov,
+                           int iovcnt)
+{
+    size_t size = iov_size(iov, iovcnt);
+    TapPending *pending;
+
+    if (tap_local_may_read(queue)) {
+        return false;
+    }
+    if (!size || size > NET_BUFSIZE) {
+        /* Not an Ethernet frame: targets would refuse it */
+        return true;
+    }
+
+    pending = &queue->pending;
+    if (pending->sent_size + sizeof(uint32_t) + size > TAP_PENDING_MAX_SENT) {
+        error_report("netdev '%s' queue %u: packets from the guest are lost: "
+                     "more than %" PRIu64 " bytes wait for the TAP",
+                     queue->netdev->id, queue->index,
+                     (uint64_t)TAP_PENDING_MAX_SENT);
+        return false;
+    }
+    pending->sent = g_realloc(pending->sent,
+                              pending->sent_size + sizeof(uint32_t) + size);
+    stl_be_p(pending->sent + pending->sent_size, size);
+    iov_to_buf(iov, iovcnt, 0,
+               pending->sent + pending->sent_size + sizeof(uint32_t), size);
+    pending->sent_size += sizeof(uint32_t) + size;
+    trace_tap_pending_keep(queue->netdev->id, queue->index, "sent", size);
+    return true;
+}
+
+bool tap_pending_flush_sent(TapLocalQueue *queue)
+{
+    TapPending *pending;
+    uint32_t done = 0;
+
+    if (!queue || !queue->pending.sent_size) {
+        return true;
+    }
+    if (!tap_local_may_change(queue)) {
+        return false;
+    }
+    pending = &queue->pending;
+    while (done < pending->sent_size) {
+        uint32_t size = ldl_be_p(pending->sent + done);
+        struct iovec iov = {
+            .iov_base = pending->sent + done + sizeof(uint32_t),
+            .iov_len = size,
+        };
+
+        if (!tap_write_packet(queue->s, &iov, 1)) {
+            pending->sent_size -= done;
+            memmove(pending->sent, pending->sent + done, pending->sent_size);
+            return false;
+        }
+        tap_pending_delivered(queue, "sent", size);
+        done += sizeof(uint32_t) + size;
+    }
+    tap_pending_drop_sent(pending);
+    return true;
+}
+
+unsigned int tap_pending_count(const TapPending *pending)
+{
+    unsigned int count = !!pending->received_size;
+
+    for (uint32_t at = 0; at < pending->sent_size; count++) {
+        at += sizeof(uint32_t) + ldl_be_p(pending->sent + at);
+    }
+    return count;
+}
+
+/* The stream may have the subsection more than once */
+static int tap_pending_pre_load(void *opaque)
+{
+    TapLocalQueue *queue = opaque;
+
+    tap_pending_drop(&queue->pending);
+    return 0;
+}
+
+static bool tap_pending_needed(void *opaque)
+{
+    TapLocalQueue *queue = opaque;
+
+    return queue->pending.received_size || queue->pending.sent_size;
+}
+
+/* Name netdev and queue, which vmstate_load_state() does not know */
+static bool G_GNUC_PRINTF(2, 3) tap_pending_damaged(TapLocalQueue *queue,
+                                                    const char *fmt, ...)
+{
+    g_autofree char *what = NULL;
+    Error *err = NULL;
+    va_list ap;
+
+    va_start(ap, fmt);
+    what = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    error_setg(&err, "netdev '%s' queue %u: the stream holds %s: it is "
+               "damaged, or from a newer QEMU", queue->netdev->id,
+               queue->index, what);
+    migration_report_error(err);
+    return false;
+}
+
+static bool tap_pending_received_fits(void *opaque, int version_id)
+{
+    TapLocalQueue *queue = opaque;
+    uint32_t size = queue->pending.received_size;
+
+    return size <= NET_BUFSIZE ||
+           tap_pending_damaged(queue, "a received packet of %u bytes, and "
+                               "there can be %u", size, NET_BUFSIZE);
+}
+
+static bool tap_pending_sent_fits(void *opaque, int version_id)
+{
+    TapLocalQueue *queue = opaque;
+    uint32_t size = queue->pending.sent_size;
+
+    return size <= TAP_PENDING_MAX_SENT ||
+           tap_pending_damaged(queue, "packets to send of %u bytes, and there "
+                               "can be %u", size,
+                               (unsigned int)TAP_PENDING_MAX_SENT);
+}
+
+static bool tap_pending_sent_valid(void *opaque, int version_id)
+{
+    TapLocalQueue *queue = opaque;
+    uint32_t left = queue->pending.sent_size, size;
+    const uint8_t *data = queue->pending.sent;
+
+    while (left > sizeof(size)) {
+        left -= sizeof(size);
+        size = ldl_be_p(data);
+        if (!size || size > NET_BUFSIZE || size > left) {
+            break;
+        }
+        left -= size;
+        data += sizeof(size) + size;
+        if (!left) {
+            return true;
+        }
+    }
+    return !queue->pending.sent_size ||
+           tap_pending_damaged(queue, "packets to send whose lengths are not "
+                               "those of the %u bytes that they have",
+                               queue->pending.sent_size);
+}
+
+const VMStateDescription vmstate_net_tap_pending = {
+    .name = "net-tap/pending",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = tap_pending_needed,
+    .pre_load = tap_pending_pre_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(pending.received_size, TapLocalQueue),
+        VMSTATE_VALIDATE("size", tap_pending_received_fits),
+        VMSTATE_VBUFFER_ALLOC_UINT32(pending.received, TapLocalQueue, 1, NULL,
+                                     pending.received_size),
+        VMSTATE_UINT32(pending.sent_size, TapLocalQueue),
+        VMSTATE_VALIDATE("size", tap_pending_sent_fits),
+        VMSTATE_VBUFFER_ALLOC_UINT32(pending.sent, TapLocalQueue, 1, NULL,
+                                     pending.sent_size),
+        VMSTATE_VALIDATE("lengths of packets", tap_pending_sent_valid),
+        VMSTATE_END_OF_LIST()
+    }
+};
