@@ -9,6 +9,7 @@ kernel-state=off, the section of a queue has the seven fields of upstream's sect
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -20,8 +21,10 @@ from qemu_vm import Vm, set_up_migration
 PATCHED, STOCK = "qemu-system-x86_64", "qemu-system-x86_64-stock"
 ANALYZE = os.path.join(os.environ["LAB_QEMU_SOURCE"],
                        "scripts/analyze-migration.py")
-SEVEN = ["queue.fd", "queue.using_vnet_hdr", "queue.has_ufo", "queue.has_uso",
-         "queue.has_tunnel", "queue.enabled", "queue.host_vnet_hdr_len"]
+SEVEN = ["stream.fd", "stream.using_vnet_hdr", "stream.has_ufo", "stream.has_uso",
+         "stream.has_tunnel", "stream.enabled", "stream.host_vnet_hdr_len"]
+# MIG_RP_MSG_SHUT, the length of its data, and the result of the load
+RP_SHUT = struct.pack(">HHI", 1, 4, 0)
 # NIC models and their numbers of queue pairs
 NICS = {"e1000": 1, "virtio-net-pci": 4}
 
@@ -35,8 +38,11 @@ def vm_args(nic, netdev):
             f"{queues},mac=52:54:00:74:61:70"]
 
 
-def record(vm, directory):
-    """Return the bytes of a migration to a UNIX socket."""
+def record(vm, directory, return_path):
+    """Return the bytes of a migration to a UNIX socket.
+
+    A source with a return path waits for a message at its end: send it at once.
+    """
     path = os.path.join(directory, "record")
     data = bytearray()
     with socket.socket(socket.AF_UNIX) as server:
@@ -44,6 +50,8 @@ def record(vm, directory):
         server.listen()
         vm.cmd("migrate", uri=f"unix:{path}")
         with server.accept()[0] as sock:
+            if return_path:
+                sock.sendall(RP_SHUT)
             while True:
                 part, fds, _, _ = socket.recv_fds(sock, 65536, 16)
                 for fd in fds:
@@ -70,7 +78,7 @@ def stream_of(binary, nic, netdev, directory, local):
         vm.start()
         if local:
             set_up_migration(vm)
-        return record(vm, directory)
+        return record(vm, directory, local)
 
 
 def queues_of(stream, directory):

@@ -30,7 +30,7 @@ enum {
     OPT_NO_VNET_HDR = 0x04,
     OPT_IFNAME = 0x08,
     OPT_USING_VNET_HDR = 0x10,
-    OPT_QUEUE_1 = 0x20,
+    OPT_NO_NIC = 0x20,
 };
 
 static int taps[2];             /* with and without a vnet header */
@@ -90,31 +90,39 @@ static void check_device(int fd, const int before[3])
 static void check_loaded(void)
 {
     g_autofree uint8_t *buf = g_malloc(NET_BUFSIZE);
+    TapLocalQueue *queue = tap_local_fixture_queue(0);
+    TAPState *s = fixture.queues[0];
     struct ifreq ifr = { };
+    uint64_t carried;
     size_t size;
 
-    g_assert(tap_local_check_ready(fixture.local, NULL));
-    g_assert(tap_local_is_held(fixture.local));
-    g_assert(!tap_local_owns_device(fixture.local));
-    g_assert(!tap_local_has_received(fixture.local));
-    g_assert(!ioctl(fixture.queue.fd, TUNGETIFF, &ifr));
+    g_assert(fixture.local->state == TAP_HAND_OVER_ARRIVED);
+    g_assert(tap_local_check_ready(queue, true, NULL));
+    g_assert(!tap_local_may_change(queue));
+    g_assert(!tap_local_owns_device(queue));
+    g_assert(!tap_pending_has_received(queue));
+    g_assert(!ioctl(s->fd, TUNGETIFF, &ifr));
     g_assert(ifr.ifr_flags & IFF_TAP);
 
+    carried = fixture.local->carried;
     tap_local_fixture_run(RUN_STATE_RUNNING);
-    g_assert(!tap_local_is_held(fixture.local));
-    g_assert(tap_local_may_read(fixture.local));
+    g_assert(fixture.local->state == TAP_HAND_OVER_OWNER);
+    g_assert(tap_local_may_read(queue));
 
-    size = tap_local_take_received(fixture.local, buf);
-    g_assert(!size || size >= fixture.queue.host_vnet_hdr_len + ETH_HLEN);
+    size = tap_pending_take_received(queue, buf);
+    g_assert(!size || size >= s->host_vnet_hdr_len + ETH_HLEN);
     g_assert(size <= NET_BUFSIZE);
-    g_assert(tap_local_flush_sent(fixture.local));
+    g_assert(tap_pending_flush_sent(queue));
+    g_assert(fixture.local->delivered == carried);
 }
 
 static void check_failed(void)
 {
     tap_local_fixture_fail();
-    g_assert(fixture.queue.fd < 0);
-    g_assert(!tap_local_check_ready(fixture.local, NULL));
+    g_assert(fixture.local->state == TAP_HAND_OVER_WAITING);
+    g_assert(fixture.queues[0]->fd < 0);
+    g_assert(!fixture.local->carried);
+    g_assert(!tap_local_check_ready(tap_local_fixture_queue(0), false, NULL));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -125,6 +133,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     NetdevTapOptions options = {
         .has_local_migration_supported = true,
         .local_migration_supported = true,
+        .has_incoming_fds = true,
+        .incoming_fds = true,
         .has_kernel_state = true,
         .has_vnet_hdr = true,
     };
@@ -145,12 +155,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     next_fd = tap_local_fixture_next_fd();
 
-    tap_local_fixture_new(&options, !!(opt & OPT_QUEUE_1), -1,
-                          RUN_STATE_INMIGRATE);
-    fixture.queue.using_vnet_hdr = opt & OPT_USING_VNET_HDR;
+    tap_local_fixture_new(&options, NULL, 1, RUN_STATE_INMIGRATE);
+    fixture.queues[0]->using_vnet_hdr = opt & OPT_USING_VNET_HDR;
+    if (opt & OPT_NO_NIC) {
+        fixture.queues[0]->nc.peer = NULL;
+    }
 
     fd = kind < ARRAY_SIZE(other_fds) ? other_fds[kind] : tap;
-    if (tap_local_fixture_load(data + 2, size - 2, fd, (data[1] >> 4) % 5)) {
+    if (tap_local_fixture_load(0, data + 2, size - 2, fd,
+                               (data[1] >> 4) % 5) &&
+        tap_local_fixture_loaded()) {
         g_assert(!fixture.error);
         check_loaded();
         fuzz_accepted++;

@@ -16,7 +16,7 @@ import sys
 TUN, TWO_QUEUES, NO_DEVICE, NULL = 0x10, 0x11, 0x12, 0x13
 TAP, TWICE, NONE = 0x1f, 0x2f, 0x0f
 
-NO_VNET_HDR, IFNAME, USING_VNET_HDR = 0x04, 0x08, 0x10
+NO_VNET_HDR, IFNAME, USING_VNET_HDR, NO_NIC = 0x04, 0x08, 0x10, 0x20
 
 # Largest accepted sizes, TAP_KSTATE_MAX_SIZE and NET_BUFSIZE. A fuzzer takes
 # long to reach them from short inputs. They cover no more code than short ones,
@@ -41,8 +41,12 @@ def subsection(name, data):
             struct.pack('>I', 1) + counted(data))
 
 
-RECEIVED = subsection('net-tap/received', bytes(72))
-SENT = subsection('net-tap/sent', counted(bytes(72)) + counted(bytes(60)))
+def pending(received=b'', sent=b''):
+    return subsection('net-tap/pending', received) + counted(sent)
+
+
+RECEIVED = bytes(72)
+SENT = counted(bytes(72)) + counted(bytes(60))
 
 
 def kernel_state(size=TUN_STATE_SIZE, at=None):
@@ -50,7 +54,7 @@ def kernel_state(size=TUN_STATE_SIZE, at=None):
     state = bytearray(struct.pack('=Q', TUN_STATE_IFF) + bytes(size - 8))
     if at is not None:
         state[at] = 1
-    return subsection('net-tap/kernel-state', state)
+    return subsection('net-tap/kernel-state', state) + b'\0'
 
 
 SEEDS = {
@@ -59,12 +63,13 @@ SEEDS = {
     'no-vnet-hdr': (NO_VNET_HDR, TAP, fields(hdr_len=0)),
     'ifname': (IFNAME, TAP, fields()),
     'detached': (0, TAP, fields(enabled=False)),
-    'received': (0, TAP, fields() + RECEIVED),
-    'received-max': (0, TAP, fields() + subsection('net-tap/received',
-                                                   bytes(PACKET_MAX))),
-    'received-twice': (0, TAP, fields() + RECEIVED + RECEIVED),
-    'sent': (0, TAP, fields() + SENT),
-    'sent-twice': (0, TAP, fields() + SENT + SENT),
+    'received': (0, TAP, fields() + pending(RECEIVED)),
+    'received-max': (0, TAP, fields() + pending(bytes(PACKET_MAX))),
+    'sent': (0, TAP, fields() + pending(sent=SENT)),
+    'pending': (0, TAP, fields() + pending(RECEIVED, SENT)),
+    'pending-twice': (0, TAP, fields() + pending(RECEIVED) +
+                      pending(RECEIVED, SENT)),
+    'pending-none': (0, TAP, fields() + pending()),
     'kernel-state': (0, TAP, fields() + kernel_state()),
     'kernel-state-max': (2, TAP, fields() + kernel_state(KERNEL_STATE_MAX)),
     'kernel-state-short': (0, TAP, fields() + kernel_state(IFF + 7)),
@@ -72,7 +77,9 @@ SEEDS = {
     'kernel-state-reserved': (0, TAP, fields() + kernel_state(at=IFF + 4)),
     'kernel-state-behind': (0, TAP, fields() + kernel_state(
         KERNEL_STATE_MAX, KERNEL_STATE_MAX - 1)),
-    'all': (2, TAP, fields() + kernel_state() + RECEIVED + SENT),
+    'all': (2, TAP, fields() + kernel_state() +
+            pending(RECEIVED, SENT)),
+    'no-nic': (NO_NIC, TAP, fields(using=True)),
     'tun': (0, TUN, fields()),
     'two-queues': (USING_VNET_HDR, TWO_QUEUES, fields(using=True, hdr_len=12)),
     'long-header': (0, TWO_QUEUES, fields(hdr_len=12)),

@@ -1,5 +1,5 @@
 /*
- * Test fixture: a TAP queue that can be handed over, and a minimal QEMU
+ * Test fixture: a TAP netdev that can be handed over, and a minimal QEMU
  *
  * Copyright (c) 2026 tapstate developers
  *
@@ -8,7 +8,6 @@
 
 #include "qemu/osdep.h"
 #include "tap-local-fixture.h"
-#include "net/tap_int.h"
 
 #include <net/if.h>
 #include <sched.h>
@@ -23,90 +22,150 @@
 #include "migration/misc.h"
 #include "migration/qemu-file.h"
 #include "migration/vmstate.h"
+#include "monitor/monitor.h"
 #include "qapi/error.h"
+#include "qapi/qapi-events-net.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
+#include "qemu/iov.h"
 #include "qemu/module.h"
 #include "qemu/units.h"
+#include "system/reset.h"
+#include "standard-headers/linux/virtio_net.h"
 
 #define MAX_FDS 4
 
 TapLocalFixture fixture;
 
-/* Handlers that the object under test registered */
-static NetClientState client;
+/* Handlers that the netdev under test registered */
 static const VMStateDescription *section;
 static VMChangeStateHandler *vm_change, *vm_change_last;
-static NotifierWithReturn *incoming, *normal;
+static void *vm_opaque;
+static NotifierWithReturn *incoming, *outgoing[MIG_MODE__MAX];
+static Object *resettable;
 
-/* Stand-in for the TAP backend */
+/* The NIC, and what a migration has */
+static NICState nic;
+static NetClientInfo nic_info = { .type = NET_CLIENT_DRIVER_NIC };
+static NetClientState peer = { .info = &nic_info, .name = (char *)"nic0" };
+static MigrationState migration;
 
-static void get_queue(NetClientState *nc, TapLocalQueue *queue)
+/* Stand-ins for tap.c */
+
+static unsigned int index_of(const TAPState *s)
 {
-    *queue = fixture.queue;
-}
-
-static void set_queue(NetClientState *nc, const TapLocalQueue *queue,
-                      const char *ifname)
-{
-    fixture.queue = *queue;
-    g_assert(strnlen(ifname, IFNAMSIZ) < IFNAMSIZ);
-}
-
-static void update(NetClientState *nc)
-{
-}
-
-static void apply(NetClientState *nc, TapSetting setting, int value)
-{
-    g_assert(setting < TAP_SETTING__MAX);
-    fixture.applied[setting]++;
-    fixture.value[setting] = value;
-}
-
-static bool transmit(NetClientState *nc, const uint8_t *data, uint32_t size)
-{
-    g_assert(size && size <= NET_BUFSIZE);
-    if (!fixture.blocked) {
-        g_byte_array_append(fixture.transmitted, data, size);
+    for (unsigned int i = 0; i < fixture.count; i++) {
+        if (fixture.queues[i] == s) {
+            return i;
+        }
     }
-    return !fixture.blocked;
+    g_assert_not_reached();
 }
 
-static const TapLocalOps ops = {
-    .get_queue = get_queue,
-    .set_queue = set_queue,
-    .update = update,
-    .apply = apply,
-    .transmit = transmit,
-};
+void tap_update(TAPState *s)
+{
+    fixture.reading[index_of(s)] = tap_local_may_read(s->local);
+}
 
-/* Stand-ins for QEMU's migration and run state */
+ssize_t tap_write_packet(TAPState *s, const struct iovec *iov, int iovcnt)
+{
+    size_t size = iov_size(iov, iovcnt);
+    g_autofree uint8_t *data = g_malloc(size);
+
+    g_assert_true(tap_local_may_change(s->local));
+    g_assert(size && size <= NET_BUFSIZE);
+    if (fixture.blocked && !fixture.takes) {
+        return 0;
+    }
+    fixture.takes -= !!fixture.takes;
+    iov_to_buf(iov, iovcnt, 0, data, size);
+    g_byte_array_append(fixture.transmitted, data, size);
+    return size;
+}
+
+void tap_write_offload(TAPState *s, unsigned int offload)
+{
+    tap_fd_set_offload(s->fd, offload & TUN_F_CSUM, offload & TUN_F_TSO4,
+                       offload & TUN_F_TSO6, offload & TUN_F_TSO_ECN,
+                       offload & TUN_F_UFO, offload & TUN_F_USO4,
+                       offload & TUN_F_USO6);
+}
+
+void tap_set_info(TAPState *s, const char *ifname)
+{
+    unsigned int i = index_of(s);
+
+    /* The name is known when the queue is there, and only then */
+    g_assert_cmpint(!!ifname, ==, s->fd >= 0);
+    g_assert(!ifname || strlen(ifname) < IFNAMSIZ);
+    g_free(fixture.info[i]);
+    fixture.info[i] = g_strdup(ifname);
+}
+
+/* Stand-ins for QEMU's monitor, migration and run state */
+
+int error_vprintf(const char *fmt, va_list ap)
+{
+    g_autofree char *text = g_strdup_vprintf(fmt, ap);
+
+    if (fixture.log) {
+        g_string_append(fixture.log, text);
+    }
+    if (!getenv("QTEST_SILENT_ERRORS")) {
+        fputs(text, stderr);
+    }
+    return strlen(text);
+}
+
+int error_vprintf_unless_qmp(const char *fmt, va_list ap)
+{
+    return error_vprintf(fmt, ap);
+}
+
+void qapi_event_send_netdev_tap_restore_failed(const char *netdev_id,
+                                               const char *reason)
+{
+    g_assert_cmpstr(netdev_id, ==, "net0");
+    g_assert(strlen(reason));
+    fixture.restore_failed++;
+}
 
 int vmstate_register_with_alias_id(VMStateIf *obj, uint32_t instance_id,
                                    const VMStateDescription *vmsd,
                                    void *opaque, int alias_id,
                                    int required_for_version, Error **errp)
 {
+    g_assert(opaque == obj);
     section = vmsd;
+    fixture.handlers++;
     return 0;
 }
 
 void vmstate_unregister(VMStateIf *obj, const VMStateDescription *vmsd,
                         void *opaque)
 {
-    g_assert(vmsd == section);
+    g_assert(vmsd == section && opaque == obj);
+    fixture.handlers--;
+}
+
+void qemu_register_resettable(Object *obj)
+{
+    g_assert_null(resettable);
+    resettable = obj;
 }
 
 void vmstate_register_hint(const char *name, const char *hint)
 {
+    g_assert_cmpstr(name, ==, "net-tap");
 }
 
 VMChangeStateEntry *
 qemu_add_vm_change_state_handler(VMChangeStateHandler *cb, void *opaque)
 {
     vm_change = cb;
-    return NULL;
+    vm_opaque = opaque;
+    fixture.handlers++;
+    return (VMChangeStateEntry *)&vm_change;
 }
 
 VMChangeStateEntry *
@@ -114,39 +173,54 @@ qemu_add_vm_change_state_handler_prio(VMChangeStateHandler *cb, void *opaque,
                                       int priority)
 {
     g_assert_cmpint(priority, ==, INT_MAX);
+    g_assert(opaque == vm_opaque);
     vm_change_last = cb;
-    return NULL;
+    fixture.handlers++;
+    return (VMChangeStateEntry *)&vm_change_last;
 }
 
 void qemu_del_vm_change_state_handler(VMChangeStateEntry *e)
 {
+    g_assert((void *)e == &vm_change || (void *)e == &vm_change_last);
+    fixture.handlers--;
+}
+
+static void add_notifier(NotifierWithReturn **place, NotifierWithReturn *notify,
+                         NotifierWithReturnFunc func)
+{
+    *place = notify;
+    notify->notify = func;
+    fixture.handlers++;
+}
+
+static void remove_notifier(NotifierWithReturn *notify)
+{
+    if (notify->notify) {
+        notify->notify = NULL;
+        fixture.handlers--;
+    }
 }
 
 void migration_add_incoming_notifier(NotifierWithReturn *notify,
                                      MigrationIncomingNotifyFunc func)
 {
-    incoming = notify;
-    notify->notify = (NotifierWithReturnFunc)func;
-}
-
-void migration_add_notifier(NotifierWithReturn *notify,
-                            MigrationNotifyFunc func)
-{
-    normal = notify;
-    notify->notify = (NotifierWithReturnFunc)func;
+    add_notifier(&incoming, notify, (NotifierWithReturnFunc)func);
 }
 
 void migration_add_notifier_mode(NotifierWithReturn *notify,
                                  MigrationNotifyFunc func, MigMode mode)
 {
+    add_notifier(&outgoing[mode], notify, (NotifierWithReturnFunc)func);
 }
 
 void migration_remove_notifier(NotifierWithReturn *notify)
 {
+    remove_notifier(notify);
 }
 
 void migration_remove_incoming_notifier(NotifierWithReturn *notify)
 {
+    remove_notifier(notify);
 }
 
 void migration_report_error(Error *err)
@@ -159,9 +233,19 @@ void migration_report_error(Error *err)
 
 MigrationState *migrate_get_current(void)
 {
-    static MigrationState state = { .state = MIGRATION_STATUS_FAILED };
+    migration.state = fixture.mode & FIXTURE_CANCELLED ?
+                      MIGRATION_STATUS_CANCELLED : MIGRATION_STATUS_FAILED;
+    return &migration;
+}
 
-    return &state;
+bool migration_is_running(void)
+{
+    return fixture.mode & FIXTURE_MIGRATING;
+}
+
+bool migration_incoming_is_loading(void)
+{
+    return fixture.mode & FIXTURE_LOADING;
 }
 
 bool migrate_local(void)
@@ -176,7 +260,14 @@ MigMode migrate_mode(void)
 
 bool cpr_is_incoming(void)
 {
-    return fixture.mode & FIXTURE_CPR;
+    return fixture.mode & (FIXTURE_CPR | FIXTURE_CPR_OTHER);
+}
+
+MigMode cpr_get_incoming_mode(void)
+{
+    return fixture.mode & FIXTURE_CPR ? MIG_MODE_CPR_TRANSFER :
+           fixture.mode & FIXTURE_CPR_OTHER ? MIG_MODE_CPR_REBOOT :
+                                              MIG_MODE_NONE;
 }
 
 bool phase_check(MachineInitPhase phase)
@@ -194,22 +285,19 @@ bool runstate_check(RunState state)
     return fixture.runstate == state;
 }
 
-void qemu_flush_queued_packets(NetClientState *nc)
-{
-}
-
 NICState *qemu_get_nic(NetClientState *nc)
 {
-    g_assert_not_reached();
+    g_assert(nc == &peer);
+    nic.peer_deleted = fixture.peer_deleted;
+    return &nic;
 }
 
 /* Functions for tests */
 
 bool tap_local_fixture_init(Error **errp)
 {
-    client.name = (char *)"net0";
-    fixture.queue.fd = -1;
     fixture.transmitted = g_byte_array_new();
+    fixture.log = g_string_new(NULL);
     module_call_init(MODULE_INIT_QOM);
     if (access("/dev/net/tun", R_OK | W_OK)) {
         error_setg_errno(errp, errno, "cannot open /dev/net/tun");
@@ -235,28 +323,75 @@ int tap_local_fixture_open_tun(const char *name, int flags)
     return fd;
 }
 
-void tap_local_fixture_new(const NetdevTapOptions *options, int index, int fd,
-                           RunState runstate)
+TapLocalQueue *tap_local_fixture_queue(unsigned int i)
 {
-    g_assert(!fixture.local);
+    g_assert(i < fixture.count);
+    return fixture.queues[i]->local;
+}
+
+const char *tap_local_fixture_take_log(void)
+{
+    static char *log;
+
+    g_free(log);
+    log = g_strdup(fixture.log->str);
+    g_string_truncate(fixture.log, 0);
+    return log;
+}
+
+void tap_local_fixture_new(const NetdevTapOptions *options, const int *fds,
+                           unsigned int count, RunState runstate)
+{
+    g_autoptr(TapLocal) local = NULL;
+
+    g_assert(!fixture.count && count && count <= FIXTURE_QUEUES);
+    g_assert_cmpuint(fixture.handlers, ==, 0);
     fixture.runstate = runstate;
-    fixture.queue.fd = fd;
-    memset(fixture.applied, 0, sizeof(fixture.applied));
-    g_byte_array_set_size(fixture.transmitted, 0);
+    fixture.restore_failed = 0;
     fixture.blocked = false;
+    fixture.takes = 0;
+    fixture.peer_deleted = false;
+    g_byte_array_set_size(fixture.transmitted, 0);
+    g_string_truncate(fixture.log, 0);
     g_clear_pointer(&fixture.error, g_free);
-    fixture.local = tap_local_new(&client, options, index, fd, &ops,
-                                  &error_abort);
+
+    /* Each queue has a reference, too */
+    tap_local_new(options, "net0", &local, &error_abort);
+    g_assert_cmpint(tap_local_is_incoming(local), ==, !fds);
+    fixture.local = local;
+    for (unsigned int i = 0; i < count; i++) {
+        TAPState *s = g_new0(TAPState, 1);
+
+        s->fd = fds ? fds[i] : -1;
+        s->nc.name = (char *)"net0";
+        s->nc.peer = &peer;
+        s->enabled = true;
+        if (!options->has_vnet_hdr || options->vnet_hdr) {
+            s->host_vnet_hdr_len = sizeof(struct virtio_net_hdr);
+        }
+        fixture.queues[fixture.count++] = s;
+        tap_local_add_queue(local, s, &error_abort);
+        g_assert_nonnull(s->local);
+        tap_update(s);
+    }
 }
 
 void tap_local_fixture_free(void)
 {
-    tap_local_free(fixture.local);
-    fixture.local = NULL;
-    if (fixture.queue.fd >= 0) {
-        close(fixture.queue.fd);
+    for (unsigned int i = 0; i < fixture.count; i++) {
+        TAPState *s = fixture.queues[i];
+
+        tap_local_remove_queue(s->local);
+        g_assert_null(s->local);
+        if (s->fd >= 0) {
+            close(s->fd);
+        }
+        g_clear_pointer(&fixture.info[i], g_free);
+        g_free(s);
     }
-    fixture.queue = (TapLocalQueue) { .fd = -1 };
+    fixture.count = 0;
+    fixture.local = NULL;
+    g_assert_cmpuint(fixture.handlers, ==, 0);
 }
 
 static QEMUFile *open_file(int fd, bool input)
@@ -269,9 +404,10 @@ static QEMUFile *open_file(int fd, bool input)
     return file;
 }
 
-GByteArray *tap_local_fixture_save(int *fd)
+GByteArray *tap_local_fixture_save(unsigned int i, int *fd)
 {
-    GByteArray *data = g_byte_array_new();
+    TapLocalQueue *queue = tap_local_fixture_queue(i);
+    GByteArray *data;
     char control[CMSG_SPACE(sizeof(int))], chunk[4096];
     struct iovec iov = { .iov_base = chunk, .iov_len = sizeof(chunk) };
     int socks[2], ret;
@@ -279,12 +415,16 @@ GByteArray *tap_local_fixture_save(int *fd)
     ssize_t size;
 
     *fd = -1;
+    if (!section->needed(queue)) {
+        return NULL;
+    }
+    data = g_byte_array_new();
     g_assert(!socketpair(AF_UNIX, SOCK_STREAM, 0, socks));
     file = open_file(socks[0], false);
 #if QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR < 2
-    ret = vmstate_save_state(file, section, fixture.local, NULL);
+    ret = vmstate_save_state(file, section, queue, NULL);
 #else
-    ret = vmstate_save_state(file, section, fixture.local, NULL, NULL);
+    ret = vmstate_save_state(file, section, queue, NULL, NULL);
 #endif
     if (!ret) {
         ret = qemu_fflush(file);
@@ -353,17 +493,18 @@ static int connect_section(const uint8_t *data, size_t size, int fd, int count,
     return socks[1];
 }
 
-static bool load(int socket)
+static bool load(unsigned int i, int socket)
 {
+    TapLocalQueue *queue = tap_local_fixture_queue(i);
     QEMUFile *file = open_file(socket, true);
     int ret;
 
 #if QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR < 2
-    ret = vmstate_load_state(file, section, fixture.local, section->version_id);
+    ret = vmstate_load_state(file, section, queue, section->version_id);
 #else
     Error *err = NULL;
 
-    ret = vmstate_load_state(file, section, fixture.local, section->version_id,
+    ret = vmstate_load_state(file, section, queue, section->version_id,
                              &err);
     error_free(err);
 #endif
@@ -374,35 +515,73 @@ static bool load(int socket)
     return !ret;
 }
 
-bool tap_local_fixture_load(const void *data, size_t size, int fd, int count)
+bool tap_local_fixture_load(unsigned int i, const void *data, size_t size,
+                            int fd, int count)
 {
     /* vmstate_load_state() looks for one more subsection behind the data */
     static const uint8_t footer[] = { 0x7e, 0, 0, 0, 0 };
 
-    return load(connect_section(data, size, fd, count, footer,
-                                sizeof(footer)));
+    return load(i, connect_section(data, size, fd, count, footer,
+                                   sizeof(footer)));
 }
 
-bool tap_local_fixture_load_end(const void *data, size_t size, int fd,
-                                int count)
+bool tap_local_fixture_load_end(unsigned int i, const void *data, size_t size,
+                                int fd, int count)
 {
-    return load(connect_section(data, size, fd, count, NULL, 0));
+    return load(i, connect_section(data, size, fd, count, NULL, 0));
+}
+
+static bool call_notifier(NotifierWithReturn *notifier, void *event)
+{
+    Error *err = NULL;
+    int ret = notifier->notify(notifier, event, &err);
+
+    g_assert_cmpint(!!ret, ==, !!err);
+    if (err) {
+        migration_report_error(err);
+    }
+    return !ret;
+}
+
+bool tap_local_fixture_loaded(void)
+{
+    MigrationIncomingEvent event = { .type = MIG_INCOMING_LOADED };
+
+    return call_notifier(incoming, &event);
 }
 
 void tap_local_fixture_fail(void)
 {
     MigrationIncomingEvent event = { .type = MIG_INCOMING_FAILED };
 
-    incoming->notify(incoming, &event, NULL);
+    g_assert_true(call_notifier(incoming, &event));
 }
 
-void tap_local_fixture_outgoing(MigrationEventType type)
+bool tap_local_fixture_outgoing(MigrationEventType type)
 {
     MigrationEvent event = { .type = type };
-    Error *err = NULL;
+    int socks[2];
+    bool ok;
 
-    normal->notify(normal, &event, &err);
-    g_assert_null(err);
+    g_assert(!socketpair(AF_UNIX, SOCK_STREAM, 0, socks));
+    if (fixture.mode & FIXTURE_NO_FD_PASS) {
+        QIOChannelSocket *sioc = qio_channel_socket_new();
+
+        migration.to_dst_file = qemu_file_new_output(QIO_CHANNEL(sioc));
+        object_unref(OBJECT(sioc));
+        close(socks[0]);
+    } else {
+        migration.to_dst_file = open_file(socks[0], false);
+    }
+    ok = call_notifier(outgoing[migrate_mode()], &event);
+    qemu_fclose(g_steal_pointer(&migration.to_dst_file));
+    close(socks[1]);
+    return ok;
+}
+
+void tap_local_fixture_reset(ResetType type)
+{
+    resettable_reset(resettable, type);
 }
 
 void tap_local_fixture_run(RunState runstate)
@@ -411,13 +590,15 @@ void tap_local_fixture_run(RunState runstate)
 
     fixture.runstate = runstate;
     if (running) {
-        vm_change(fixture.local, true, runstate);
+        vm_change(vm_opaque, true, runstate);
         /* The main loop may run before the NIC has started */
-        g_assert_false(tap_local_may_read(fixture.local));
-        vm_change_last(fixture.local, true, runstate);
+        g_assert_false(fixture.reading[0]);
+        g_assert_false(tap_local_may_read(tap_local_fixture_queue(0)));
+        vm_change_last(vm_opaque, true, runstate);
     } else {
-        vm_change_last(fixture.local, false, runstate);
-        vm_change(fixture.local, false, runstate);
+        vm_change_last(vm_opaque, false, runstate);
+        g_assert_false(fixture.reading[0]);
+        vm_change(vm_opaque, false, runstate);
     }
 }
 
