@@ -28,12 +28,12 @@ test-full: test ## and all that takes longer, but for soak, test-debug and the o
 soak: lab test-parts ## a thousand live updates under traffic; nothing may be lost or left behind
 	lab/test soak_1000
 
-test-qemu-10.2: lab test-parts ## the tests of the hand-over, with QEMU 10.2
+test-qemu-10.2: lab lab-kernels test-parts ## the tests of the hand-over, with QEMU 10.2, and between 10.0 and 10.2
 	QEMU_BASE=10.2 lab/build/base qemu
 	QEMU_BASE=10.2 lab/build/qemu stock
 	QEMU_BASE=10.2 lab/build/qemu patched
 	QEMU_BASE=10.2 lab/series/write qemu
-	QEMU_BASE=10.2 lab/test hand_over full
+	QEMU_BASE=10.2 lab/test hand_over full versions
 
 test-debug: lab-debug selftests test-parts ## the kernel selftests and more, with KASAN, lockdep, kmemleak, KCSAN
 	lab/test selftests_debug selftests_kcsan

@@ -7,6 +7,7 @@
 import fcntl
 import json
 import os
+import socket
 import struct
 import time
 
@@ -20,6 +21,7 @@ from tap_local_guest import Agent, Shell
 from tap_local_network import (GUEST_IP, GUEST_MAC, link_up, send_packet,
                                set_address)
 from tap_local_proxy import FdProxy
+from tap_local_trace import Trace
 
 QUEUES = 4
 LOCAL = 'local-migration-supported=on'
@@ -65,6 +67,8 @@ class TapLocalTestBase(QemuSystemTest):
 
     timeout = 480
     memory = '128M'
+    # Open file of a queue
+    tap_file = tap.TUN
 
     def setUp(self):
         if not os.access(tap.TUN, os.R_OK | os.W_OK):
@@ -105,12 +109,17 @@ class TapLocalTestBase(QemuSystemTest):
         self.count += 1
         return f'{name}{self.count}'
 
-    def create(self, name, netdev, *args, trace=None, nic=None):
-        """Returns a QEMU that is not launched yet; @nic replaces NIC"""
+    def create(self, name, netdev, *args, trace=None, nic=None, wrapper=()):
+        """
+        Returns a QEMU that is not launched yet
+
+        @nic: replaces NIC
+        @wrapper: command that QEMU runs under
+        """
         name = self.unique(name)
-        if trace:
+        if trace or wrapper:
             self._vms[name] = QEMUMachine(self.qemu_bin, name=name,
-                                          wrapper=trace.command,
+                                          wrapper=wrapper or trace.command,
                                           base_temp_dir=self.workdir,
                                           log_dir=self.log_file())
             self._vms[name].set_machine(self.machine)
@@ -124,6 +133,9 @@ class TapLocalTestBase(QemuSystemTest):
             vm.add_args('-netdev', netdev, '-device', json.dumps(nic or NIC))
         vm.add_args(*args)
         return vm
+
+    def strace(self):
+        return Trace(self.log_file(self.unique('strace') + '.log'))
 
     def launch(self, vm, local=True, capabilities=()):
         vm.launch()
@@ -141,10 +153,10 @@ class TapLocalTestBase(QemuSystemTest):
         return self.launch(vm, local, capabilities)
 
     def target(self, netdev=target_netdev(), *args, local=True,
-               capabilities=(), trace=None, nic=None):
+               capabilities=(), trace=None, nic=None, wrapper=()):
         """Returns a QEMU that waits for a migration, and then stays paused"""
         vm = self.create('target', netdev, '-S', '-incoming', 'defer', *args,
-                         trace=trace, nic=nic)
+                         trace=trace, nic=nic, wrapper=wrapper)
         return self.launch(vm, local, capabilities)
 
     def wait_for(self, what, condition):
@@ -188,13 +200,13 @@ class TapLocalTestBase(QemuSystemTest):
 
         @ifname: only the queues of this device
         """
-        with tap.TapQueues(vm.get_pid()) as queues:
+        with tap.TapQueues(vm.get_pid(), self.tap_file) as queues:
             return sorted((queue.state() for queue in queues
                            if ifname in (None, queue.ifname)), key=repr)
 
     def attached(self, vm):
         """Returns a bool for each queue, in the order of the fds"""
-        with tap.TapQueues(vm.get_pid()) as queues:
+        with tap.TapQueues(vm.get_pid(), self.tap_file) as queues:
             return [queue.attached for queue in queues]
 
     def open_files(self, vm):
@@ -244,6 +256,20 @@ class TapLocalTestBase(QemuSystemTest):
         self.migrate(source, target)
         self.wait_hand_over(source, target)
 
+    def pass_fd(self, vm, fd):
+        """Pass @fd to QEMU, for URI fd:stream"""
+        vm.send_fd_scm(fd)
+        vm.cmd('getfd', fdname='stream')
+
+    def hand_over_by_fd(self, source, target):
+        """Migrate through a pair of connected sockets"""
+        for vm, sock in zip((target, source), socket.socketpair()):
+            with sock:
+                self.pass_fd(vm, sock.fileno())
+        target.cmd('migrate-incoming', uri='fd:stream')
+        source.cmd('migrate', uri='fd:stream')
+        self.wait_hand_over(source, target)
+
     def wait_hand_over(self, source, target):
         for vm in source, target:
             info = self.wait_migration(vm)
@@ -271,7 +297,7 @@ class TapLocalTestBase(QemuSystemTest):
             source.cmd('cont')
         self.wait_status(source, 'running')
         self.assertEqual(self.states(source), states, msg)
-        with tap.TapQueues(source.get_pid()) as queues:
+        with tap.TapQueues(source.get_pid(), self.tap_file) as queues:
             self.assertEqual(len(queues), len(states), msg)
             for queue in queues:
                 self.assertTrue(queue.nonblocking(), msg)
@@ -339,10 +365,35 @@ class TapLocalTestBase(QemuSystemTest):
         self.assertEqual(self.status(source), 'running')
         self.assertEqual(self.states(source), states)
 
+    def event(self, vm, name):
+        """Returns the data of the events of a QEMU with that name"""
+        return [event['data'] for event in vm.get_qmp_events()
+                if event['event'] == name]
+
+    def tap_info(self, vm, netdev='net0'):
+        """Returns the entry of query-tap-state for a netdev"""
+        info, = vm.cmd('query-tap-state', id=netdev)
+        return info
+
     def qmp_error(self, vm, command, **args):
         response = vm.qmp(command, **args)
         self.assertIn('error', response)
         return response['error']['desc']
+
+    # Changes during a migration
+
+    NOTICED = 'changed the TAP during the migration, which does no harm'
+
+    def noticed(self, *vms):
+        """Returns how often each QEMU, which has quit, has logged them"""
+        return [vm.get_log().count(self.NOTICED) for vm in vms]
+
+    def hand_over_changed(self, source, target, change):
+        """Hand over; @change gets the stream before the target does"""
+        proxy = self.migrate(source, target, (QUEUES, change))
+        self.wait_hand_over(source, target)
+        proxy.close()
+        self.assertIsNone(proxy.error)
 
     # eBPF programs of other processes
 
@@ -352,7 +403,7 @@ class TapLocalTestBase(QemuSystemTest):
         except OSError as e:
             self.skipTest(f'bpf(): {e.strerror}')
         try:
-            with tap.TapQueues(vm.get_pid()) as queues:
+            with tap.TapQueues(vm.get_pid(), self.tap_file) as queues:
                 fcntl.ioctl(queues[0].fd, request, struct.pack('i', prog))
         finally:
             os.close(prog)

@@ -260,6 +260,11 @@ class Mutation:
             data += struct.pack('>I', claim) + self.rng.randbytes(size)
         return struct.pack('>I', len(data)) + data
 
+    def _pending(self):
+        if self.rng.random() < 0.3:
+            return bytes(4) + self._sent()
+        return self._received() + self._sent()
+
     def _kernel_state(self):
         size = self.rng.choice((0, 8, STATE_HEADER - 1, STATE_HEADER, 100,
                                 STATE_SIZE, STATE_SIZE + 1, 4096, 4097))
@@ -268,16 +273,17 @@ class Mutation:
         if size >= 8 and self.rng.random() < 0.7:
             data[:8] = struct.pack('=Q', 1 << self.rng.choice(
                 sorted(uapi.GROUPS.values())))
-        return struct.pack('>I', size) + data
+        return struct.pack('>I', size) + data + self.rng.randbytes(1)
 
     def _subsection(self, part):
         name = self.rng.choice((*SUBSECTIONS, *SUBSECTIONS, 'net-tap/',
-                                'net-tap/none', 'net-tap', 'net-tapx/sent',
-                                '', 'net-tap/' + 'x' * 247)).encode()
-        data = self.rng.choice((self._received, self._received, self._sent,
+                                'net-tap/none', 'net-tap',
+                                'net-tapx/pending', '',
+                                'net-tap/' + 'x' * 247)).encode()
+        data = self.rng.choice((self._received, self._sent, self._pending,
                                 self._kernel_state))()
-        if name == b'net-tap/sent' and self.rng.random() < 0.8:
-            data = self._sent()
+        if name == b'net-tap/pending' and self.rng.random() < 0.8:
+            data = self._pending()
         elif name == b'net-tap/kernel-state' and self.rng.random() < 0.8:
             data = self._kernel_state()
         if self.rng.random() < 0.2:

@@ -48,7 +48,11 @@ def _get_state(fd):
     except OSError as e:
         if e.errno != errno.EINVAL:
             raise
-        return None
+        if not state.supported & ALL_GROUPS:
+            return None
+        # macvtap has fewer groups
+        state = uapi.TunState(mask=state.supported & ALL_GROUPS)
+        fcntl.ioctl(fd, uapi.TUNGETSTATE, state)
     return state
 
 
@@ -84,7 +88,13 @@ class TapQueue:
 
     @property
     def ifname(self):
-        return self._ifreq()[:16].rstrip(b'\0').decode()
+        """Name of the device, None if it was deleted"""
+        try:
+            return self._ifreq()[:16].rstrip(b'\0').decode()
+        except OSError as e:
+            if e.errno != errno.EBADFD:
+                raise
+            return None
 
     @property
     def flags(self):
@@ -147,17 +157,19 @@ class TapQueues:
     """
     The queues that process @pid has open, in the order of its fds
 
+    @file: name of their open files
+
     Close the object soon: it keeps the devices from going away.
     """
 
-    def __init__(self, pid):
+    def __init__(self, pid, file=TUN):
         self._queues = []
         path = f'/proc/{pid}/fd'
         pidfd = os.pidfd_open(pid)
         try:
             for number in sorted(int(n) for n in os.listdir(path)):
                 try:
-                    if os.readlink(f'{path}/{number}') != TUN:
+                    if os.readlink(f'{path}/{number}') != file:
                         continue
                 except FileNotFoundError:
                     continue

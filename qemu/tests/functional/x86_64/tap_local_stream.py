@@ -14,12 +14,17 @@ SUBSECTION = 5
 FOOTER = 0x7e
 
 NET_TAP = b'/net-tap'
-SUBSECTIONS = ('net-tap/kernel-state', 'net-tap/received', 'net-tap/sent')
+SUBSECTIONS = ('net-tap/kernel-state', 'net-tap/pending')
 
 # Fields of section net-tap, behind the byte that carries the fd
 FIELDS = ('using_vnet_hdr', 'has_ufo', 'has_uso', 'has_tunnel', 'enabled',
           'host_vnet_hdr_len')
 FIELDS_SIZE = 5 + 4
+# Fields that tell of capabilities of the device
+CLAIMS = ('has_ufo', 'has_uso', 'has_tunnel')
+
+# On the return path: MIG_RP_MSG_SHUT, the stream was loaded
+LOADED = struct.pack('>HHI', 1, 4, 0)
 
 # Limit of QEMU for one message
 MAX_FDS = 16
@@ -34,7 +39,16 @@ def subsection(name, version, data):
             data)
 
 
+def pending(received=b'', sent=b''):
+    """Subsection of pending packets; @sent: each behind its length"""
+    return subsection(b'net-tap/pending', 1,
+                      struct.pack('>I', len(received)) + received +
+                      struct.pack('>I', len(sent)) + sent)
+
+
 KERNEL_STATE = subsection(b'net-tap/kernel-state', 1, b'')
+# Bytes behind the state: the steering program is QEMU's own
+KERNEL_STATE_TAIL = 1
 
 
 class HeldStream:

@@ -20,6 +20,8 @@ class Trace:
                         r'_IOC\([^()]*, 0x54, 0xe9, )')
     GETSTATE = re.compile(r'ioctl\(.*\b(0x54, 0xe8|TUNGETSTATE)\b')
     SETSTATE = re.compile(r'ioctl\(.*\b(0x54, 0xe9|TUNSETSTATE)\b')
+    # Nearly all of tun's ioctls take RTNL
+    TAP_IOCTL = re.compile(r'ioctl\(\d+<' + tap.TUN)
     READ = re.compile(r'readv?\(\d+<' + tap.TUN)
     GOT_FD = re.compile(r'recvmsg\(.*SCM_RIGHTS.*<' + tap.TUN)
 

@@ -27,7 +27,8 @@ from tap_local_base import (NIC, NO_VAPIC, TapLocalTestBase, source_netdev,
                             target_netdev)
 from tap_local_mutation import Mutation
 from tap_local_network import ip, link_up
-from tap_local_stream import MAX_FDS, HeldStream, Recording, subsection
+from tap_local_stream import (LOADED, MAX_FDS, HeldStream, Recording,
+                              pending)
 from tap_local_target import Gone, Target
 
 STREAMS = int(os.environ.get('TAP_LOCAL_STREAMS', 200))
@@ -125,6 +126,8 @@ class TapLocalStream(TapLocalTestBase):
             server.listen(1)
             source.cmd('migrate', uri=f'unix:{path}')
             with server.accept()[0] as sock:
+                # The source waits for the word of a target
+                sock.sendall(LOADED)
                 while True:
                     data, fds, _, _ = socket.recv_fds(sock, 65536, MAX_FDS)
                     if not data:
@@ -369,9 +372,8 @@ class TapLocalStream(TapLocalTestBase):
         self.prepare(1, E1000)
 
         def change(_, parts):
-            packet = subsection(b'net-tap/received', 1,
-                                struct.pack('>I', 8) + bytes(8))
-            parts[0].replace(parts[0].footer, parts[0].footer, packet)
+            parts[0].replace(parts[0].footer, parts[0].footer,
+                             pending(received=bytes(8)))
 
         self.assert_refused_twice(change, "netdev 'net0' queue 0: ",
                                   '8 bytes')

@@ -1,0 +1,383 @@
+#!/usr/bin/env python3
+#
+# Tests of set-ups in which a TAP cannot be handed over: refused with a reason
+#
+# Copyright (c) 2026 tapstate developers
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import json
+import os
+import socket
+import subprocess
+import threading
+
+from qemu_test import QemuSystemTest
+
+import tap_local_queue as tap
+from tap_local_base import (LOCAL, NIC, QUEUES, TapLocalTestBase, nic,
+                            source_netdev, target_netdev)
+from tap_local_network import link_up
+
+
+class TapLocalSetup(TapLocalTestBase):
+
+    def test_parameter(self):
+        vm = self.create('qemu', None)
+        vm.launch()
+        self.assertIs(vm.cmd('query-migrate-parameters')['local'], False)
+        vm.cmd('migrate-set-parameters', local=True)
+        self.assertIs(vm.cmd('query-migrate-parameters')['local'], True)
+
+        def hmp(line):
+            return vm.cmd('human-monitor-command', command_line=line)
+
+        self.assertRegex(hmp('info migrate_parameters'), r'(?m)^local: on\r?$')
+        self.assertEqual(hmp('migrate_set_parameter local off'), '')
+        self.assertRegex(hmp('info migrate_parameters'),
+                         r'(?m)^local: off\r?$')
+        self.assertIs(vm.cmd('query-migrate-parameters')['local'], False)
+        self.assertEqual(hmp('migrate_set_parameter local on'), '')
+        self.assertIs(vm.cmd('query-migrate-parameters')['local'], True)
+
+    def test_channel_without_fds(self):
+        source = self.source()
+        states = self.states(source)
+        for uri in 'tcp:127.0.0.1:1', 'exec:cat', 'file:/dev/null':
+            self.assert_not_begun(source, states,
+                                  self.qmp_error(source, 'migrate', uri=uri),
+                                  "'local'", '(?i)unix')
+        target = self.target()
+        self.assertRegex(self.qmp_error(target, 'migrate-incoming',
+                                        uri='tcp:127.0.0.1:0'),
+                         "(?is)'local'.*unix")
+        # The refusals have no effect on source and target
+        self.hand_over(source, target)
+
+    def test_fd_of_unix_socket(self):
+        source = self.source()
+        states = self.states(source)
+        target = self.target()
+        self.hand_over_by_fd(source, target)
+        self.quit(source)
+        self.cont(target)
+        self.assertEqual(self.states(target), states)
+
+    def test_fd_without_fds(self):
+        """The kind of a channel fd: shows only when the migration begins"""
+        source = self.source()
+        states = self.states(source)
+        files = self.open_files(source)
+
+        def pipe():
+            ends = os.pipe()
+            return [os.fdopen(ends[0], 'rb'), os.fdopen(ends[1], 'wb')]
+
+        def tcp():
+            # The loopback device of a new namespace is down
+            link_up('lo')
+            with socket.create_server(('127.0.0.1', 0)) as server:
+                client = socket.create_connection(server.getsockname())
+                return [server.accept()[0], client]
+
+        for make in pipe, tcp:
+            reader, writer = make()
+            with reader, writer:
+                self.pass_fd(source, writer.fileno())
+                source.cmd('migrate', uri='fd:stream')
+                info = self.wait_migration(source)
+            self.assertEqual(info['status'], 'failed', make.__name__)
+            self.assertRegex(info['error-desc'], "'local'.*channel that passes "
+                             'file descriptors: use a UNIX socket')
+            self.assert_resumes(source, states, make.__name__)
+            self.assertEqual(self.open_files(source), files)
+        target = self.target()
+        self.hand_over_and_run(source, target, states)
+
+    def test_postcopy(self):
+        source = self.source()
+        source.cmd('migrate-set-capabilities', capabilities=[
+            {'capability': 'x-ignore-shared', 'state': False},
+            {'capability': 'postcopy-ram', 'state': True}])
+        states = self.states(source)
+        uri = f'unix:{self.socket_path()}'
+        self.assert_not_begun(source, states,
+                              self.qmp_error(source, 'migrate', uri=uri),
+                              '(?i)postcopy', "'local'")
+
+    def test_background_snapshot(self):
+        """Device state goes to a buffer first, which cannot hold fds"""
+        source = self.source()
+        caps = [{'capability': 'x-ignore-shared', 'state': False},
+                {'capability': 'background-snapshot', 'state': True}]
+        response = source.qmp('migrate-set-capabilities', capabilities=caps)
+        if 'error' in response:
+            self.skipTest(response['error']['desc'])
+        states = self.states(source)
+        uri = f'unix:{self.socket_path()}'
+        self.assert_not_begun(source, states,
+                              self.qmp_error(source, 'migrate', uri=uri),
+                              '(?i)background snapshot', "'local'")
+
+    def test_cpr_reboot(self):
+        """A mode in which the host reboots"""
+        source = self.source()
+        source.cmd('migrate-set-parameters', mode='cpr-reboot')
+        states = self.states(source)
+        uri = f'unix:{self.socket_path()}'
+        self.assert_not_begun(source, states,
+                              self.qmp_error(source, 'migrate', uri=uri),
+                              'cpr-reboot', "'local'", 'use normal')
+
+    def test_source_told_of_what_is_missing(self):
+        """This NIC model itself accepts a backend without an fd"""
+        source = self.source(source_netdev(1, more=''), nic=nic(0, 1, 'e1000'),
+                             capabilities=['return-path'])
+        target = self.target(target_netdev(1), nic=nic(0, 1, 'e1000'),
+                             capabilities=['return-path'])
+        self.assert_refused(source, target, "netdev 'net0' queue 0",
+                            f'0 of the 1 queues: on the source.*{LOCAL}')
+        self.assertEqual(source.cmd('query-migrate')['status'], 'failed')
+
+    def test_source_without_option(self):
+        """The source does not hand over, and the target says why"""
+        source = self.source(source_netdev(more=''))
+        self.assert_refused(source, self.target(),
+                            "netdev 'net0' queue 0",
+                            f'on the source.*{LOCAL}')
+
+    def test_source_without_parameter(self):
+        source = self.source(local=False)
+        self.assert_refused(source, self.target(),
+                            "netdev 'net0' queue 0",
+                            "on the source.*parameter 'local'")
+
+    def test_source_without_both(self):
+        source = self.source(source_netdev(more=''), local=False)
+        self.assert_refused(source, self.target(),
+                            "netdev 'net0' queue 0",
+                            f'on the source.*{LOCAL}')
+
+    def test_target_options(self):
+        """Netdevs of targets that do not match the one of the source"""
+        source = self.source()
+        mine = 'script=no,downscript=no,ifname=tap1'
+        other = json.dumps({**NIC, 'netdev': 'net1'})
+        self.assert_all_refused(source, (
+            (netdev, self.target(netdev) if 'net0' in netdev else
+             self.target(None, '-netdev', netdev, '-device', other), patterns)
+            for netdev, *patterns in (
+                (f'tap,id=net0,queues={QUEUES},{mine}',
+                 'net0', LOCAL, 'incoming-fds=on'),
+                (target_netdev(more=f'incoming-fds=off,{mine}'),
+                 "netdev 'net0' queue 0", 'incoming-fds=on'),
+                (target_netdev(queues=2), 'net0/2', 'queues='),
+                (target_netdev(queues=1), 'net0/1', 'queues='),
+                (target_netdev(queues=8),
+                 "netdev 'net0' queue 4", 'on the source.*queues='),
+                (target_netdev().replace('net0', 'net1'), 'net0/0', 'id='),
+                (target_netdev(more='vnet_hdr=off,incoming-fds=on'),
+                 "netdev 'net0' queue 0", 'vnet_hdr=on', 'vnet_hdr=off'),
+                (target_netdev(more='ifname=tap1,incoming-fds=on'),
+                 "netdev 'net0' queue 0", 'tap0', 'ifname=tap1'),
+            )))
+
+    def test_incoming_with_ifname(self):
+        """A target that is started like the source must not open the TAP"""
+        source = self.source()
+        states = self.states(source)
+        reason = "netdev 'net0'.*'tap0'.*incoming-fds=on.*incoming-fds=off"
+        self.assert_option_error(source_netdev(), reason,
+                                 args=('-incoming', 'defer'))
+        self.assertEqual(self.states(source), states)
+
+        target = self.target(None, local=False)
+        netdev = {'type': 'tap', 'id': 'net0', 'queues': QUEUES,
+                  'local-migration-supported': True, 'ifname': 'tap0',
+                  'script': 'no', 'downscript': 'no'}
+        self.assertRegex(self.qmp_error(target, 'netdev_add', **netdev),
+                         reason)
+        self.assertNotIn(tap.TUN, self.open_files(target))
+        self.assertEqual(self.states(source), states)
+        # A right attempt succeeds
+        target.cmd('migrate-set-parameters', local=True)
+        target.cmd('netdev_add', netdev)
+        target.cmd('device_add', NIC)
+        self.hand_over_and_run(source, target, states)
+
+    def test_incoming_fds_off(self):
+        """A target may open another TAP, if it says so"""
+        target = self.target(source_netdev(
+            ifname='tap1', more=f'{LOCAL},incoming-fds=off'))
+        self.assertEqual(len(self.states(target, 'tap1')), QUEUES)
+        self.assertEqual(self.tap_info(target)['hand-over'], 'owner')
+
+    def test_netdev_during_migration(self):
+        """The migration thread walks the list of netdevs"""
+        source = self.source()
+        target = self.target()
+        states = self.states(source)
+        reached, go_on = threading.Event(), threading.Event()
+        self.addCleanup(go_on.set)
+
+        def tamper(stream):
+            reached.set()
+            go_on.wait()
+
+        proxy = self.migrate(source, target, (QUEUES, tamper))
+        self.assertTrue(reached.wait(self.timeout))
+        netdev = {'type': 'tap', 'id': 'net1', 'ifname': 'tap1',
+                  'script': 'no', 'downscript': 'no',
+                  'local-migration-supported': True}
+        self.assertRegex(self.qmp_error(source, 'netdev_add', **netdev),
+                         "'net1' cannot be added during a migration")
+        self.assertRegex(self.qmp_error(source, 'netdev_del', id='net0'),
+                         "'net0' cannot be deleted during a migration")
+        go_on.set()
+        self.wait_hand_over(source, target)
+        proxy.close()
+        self.quit(target)
+        self.cont(source)
+        self.assertEqual(self.states(source, 'tap0'), states)
+        source.cmd('netdev_add', netdev)
+        source.cmd('netdev_del', id='net1')
+
+    def test_parameter_during_migration(self):
+        """What is handed over is decided when the migration begins"""
+        source = self.source()
+        target = self.target()
+        states = self.states(source)
+
+        def tamper(stream):
+            # The section is on its way: those of other queues are not
+            self.assertFalse(source.cmd('migrate-set-parameters', local=False))
+
+        self.hand_over_changed(source, target, tamper)
+        self.assertEqual(self.tap_info(source)['hand-over'], 'handed-over')
+        self.quit(source)
+        self.cont(target)
+        self.assertEqual(self.states(target), states)
+
+    def test_cpr_exec(self):
+        """The new QEMU would have no TAP, and the guest would be gone"""
+        source = self.source(None, '-machine', 'aux-ram-share=on', local=False)
+        response = source.qmp('migrate-set-parameters', mode='cpr-exec')
+        version = source.cmd('query-version')['qemu']
+        if (version['major'], version['minor']) < (10, 2):
+            self.assertIn('error', response)
+            return
+        source.cmd('netdev_add', {
+            'type': 'tap', 'id': 'net0', 'ifname': 'tap0', 'script': 'no',
+            'downscript': 'no', 'local-migration-supported': True})
+        source.cmd('migrate-set-parameters', {'cpr-exec-command': ['false']})
+        states = self.states(source)
+        uri = f'file:{self.scratch_file("exec")}'
+        response = source.qmp('migrate', uri=uri)
+        error = (response['error']['desc'] if 'error' in response else
+                 self.wait_migration(source)['error-desc'])
+        self.wait_status(source, 'running')
+        self.assert_not_begun(source, states, error, "'net0'", 'cpr-transfer')
+        source.cmd('migrate-set-parameters', local=True)
+        self.assert_not_begun(source, states,
+                              self.qmp_error(source, 'migrate', uri=uri),
+                              "'local'", 'unix')
+        self.assert_not_begun(source, states, self.qmp_error(
+            source, 'migrate', uri=f'unix:{self.socket_path()}'),
+                              'cpr-exec', "'local'", 'cpr-transfer')
+        # The refusals have no effect on the next migration
+        source.cmd('migrate-set-parameters', mode='normal')
+        target = self.target(None, '-machine', 'aux-ram-share=on', '-netdev',
+                             target_netdev(1))
+        self.hand_over_and_run(source, target, states)
+
+    def test_savevm(self):
+        """A snapshot of a paused VM holds no TAP, with the parameter, too"""
+        source = self.source()
+        states = self.states(source)
+        path = self.scratch_file('disk')
+        size = 1 << 20
+
+        def job(command, **args):
+            source.cmd(command, {'job-id': 'job', **args})
+            self.wait_for('waiting for a job', lambda: [
+                j for j in source.cmd('query-jobs')
+                if j['status'] == 'concluded'])
+            info, = source.cmd('query-jobs')
+            self.assertNotIn('error', info)
+            source.cmd('job-dismiss', id='job')
+
+        job('blockdev-create', options={
+            'driver': 'file', 'filename': path, 'size': 0})
+        source.cmd('blockdev-add', {'driver': 'file', 'node-name': 'file',
+                                    'filename': path})
+        job('blockdev-create', options={
+            'driver': 'qcow2', 'file': 'file', 'size': size})
+        source.cmd('blockdev-add', {'driver': 'qcow2', 'node-name': 'disk',
+                                    'file': 'file'})
+        for state in 'running', 'paused':
+            if state == 'paused':
+                source.cmd('stop')
+            job('snapshot-save', tag=state, vmstate='disk', devices=['disk'])
+            self.assertEqual(self.status(source), state)
+            self.assertEqual(self.tap_info(source)['hand-over'], 'owner')
+            job('snapshot-load', tag=state, vmstate='disk', devices=['disk'])
+            self.assertEqual(self.states(source), states)
+        self.cont(source)
+        target = self.target()
+        source.cmd('blockdev-del', {'node-name': 'disk'})
+        source.cmd('blockdev-del', {'node-name': 'file'})
+        self.hand_over_and_run(source, target, states)
+
+    def test_target_without_kernel_state(self):
+        self.require_kernel_state()
+        source = self.source(source_netdev(more=f'{LOCAL},kernel-state=off'))
+        target = self.target(target_netdev(
+            more='incoming-fds=on,kernel-state=on'))
+        self.assert_refused(source, target, "netdev 'net0' queue 0",
+                            'on the source|source', 'kernel-state=on')
+
+    def assert_option_error(self, netdev, *patterns, args=()):
+        result = subprocess.run(
+            [self.qemu_bin, '-M', 'none', '-nodefaults', '-display', 'none',
+             '-S', '-netdev', netdev, *args], capture_output=True, text=True,
+            timeout=self.timeout)
+        self.assertEqual(result.returncode, 1, netdev)
+        for pattern in patterns:
+            self.assertRegex(result.stderr, pattern, netdev)
+
+    def test_option_errors(self):
+        incoming = ('-incoming', 'defer')
+        self.assert_option_error('tap,id=net0,incoming-fds=on',
+                                 "'net0'", LOCAL, args=incoming)
+        self.assert_option_error(target_netdev(), "'net0'", '-incoming')
+        self.assert_option_error(
+            f'tap,id=net0,queues=1025,{LOCAL},incoming-fds=on',
+            "'net0'", 'queues=1025', '1024', args=incoming)
+        for other in 'fd=3', 'fds=3:4', 'helper=/bin/false':
+            self.assert_option_error(
+                f'tap,id=net0,{other},{LOCAL},incoming-fds=on',
+                "'net0'", other.split('=')[0] + '=', 'incoming-fds=on',
+                args=incoming)
+        self.assert_option_error(source_netdev(more='kernel-state=auto'),
+                                 "'net0'", LOCAL)
+        for vhostfds, *patterns in (('vhostfds=3:4', 'vhostfds='),
+                                    ('vhostfd=3', 'vhostfd=', 'vhostfds=')):
+            self.assert_option_error(
+                target_netdev(more=f'incoming-fds=on,{vhostfds}'),
+                "'net0'", *patterns, str(QUEUES), args=incoming)
+
+    def test_kernel_state_on(self):
+        netdev = source_netdev(more=f'{LOCAL},kernel-state=on')
+        if not self.reports_state:
+            self.assert_option_error(netdev, "'net0'", 'TUNGETSTATE',
+                                     'kernel-state=auto')
+            return
+        source = self.source(netdev)
+        states = self.states(source)
+        target = self.target(target_netdev(
+            more='incoming-fds=on,kernel-state=on'))
+        self.hand_over_and_run(source, target, states)
+
+
+if __name__ == '__main__':
+    QemuSystemTest.main()
