@@ -85,10 +85,10 @@ ssize_t tap_write_packet(TAPState *s, const struct iovec *iov, int iovcnt)
 
 void tap_write_offload(TAPState *s, unsigned int offload)
 {
-    tap_fd_set_offload(s->fd, offload & TUN_F_CSUM, offload & TUN_F_TSO4,
-                       offload & TUN_F_TSO6, offload & TUN_F_TSO_ECN,
-                       offload & TUN_F_UFO, offload & TUN_F_USO4,
-                       offload & TUN_F_USO6);
+    /* As tap_fd_set_offload(), whose arguments differ between versions */
+    if (ioctl(s->fd, TUNSETOFFLOAD, (unsigned long)offload)) {
+        ioctl(s->fd, TUNSETOFFLOAD, (unsigned long)(offload & ~TUN_F_UFO));
+    }
 }
 
 void tap_set_info(TAPState *s, const char *ifname)
