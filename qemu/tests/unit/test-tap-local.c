@@ -1601,12 +1601,24 @@ static void test_state_queue_missing(void)
     free_stream(&stream);
 }
 
+/* A target learns it from the kernel, if that reports it */
+static bool kernel_has_tunnel(void)
+{
+    struct tun_state st;
+
+    return tap_kstate_read(tap, false, &st, NULL, NULL) &&
+           (st.mask & TUN_STATE_OFFLOAD) && (st.offload.supported & 0x080);
+}
+
 /* ARRIVED, SUSPENDED: migrated on without having run here */
 static void test_state_migrated_on(void)
 {
     Stream stream, next;
 
     new_source_queues(&options, 3);
+    for (unsigned int i = 0; i < 3; i++) {
+        fixture.queues[i]->has_tunnel = kernel_has_tunnel();
+    }
     hand_over(&stream);
     tap_local_fixture_free();
 
@@ -2537,7 +2549,7 @@ static void test_load_fields(void)
     g_assert_cmpint(s->fd, >=, 0);
     g_assert_cmpint(s->has_ufo, ==, fields[HAS_UFO]);
     g_assert_cmpint(s->has_uso, ==, fields[HAS_USO]);
-    g_assert_false(s->has_tunnel);
+    g_assert_cmpint(s->has_tunnel, ==, kernel_has_tunnel());
     g_assert_true(s->enabled);
     g_assert_cmpuint(s->host_vnet_hdr_len, ==, HDR_LEN);
 

@@ -212,11 +212,12 @@ class TapLocalSetup(TapLocalTestBase):
         self.assertEqual(len(self.states(target, 'tap1')), QUEUES)
         self.assertEqual(self.tap_info(target)['hand-over'], 'owner')
 
-    def test_netdev_during_migration(self):
-        """The migration thread walks the list of netdevs"""
-        source = self.source()
-        target = self.target()
-        states = self.states(source)
+    def migrate_and_pause(self, source, target, while_paused):
+        """
+        Hand over; call @while_paused when the first section is on its way
+
+        The sections of other queues are not, and the proxy waits.
+        """
         reached, go_on = threading.Event(), threading.Event()
         self.addCleanup(go_on.set)
 
@@ -226,16 +227,27 @@ class TapLocalSetup(TapLocalTestBase):
 
         proxy = self.migrate(source, target, (QUEUES, tamper))
         self.assertTrue(reached.wait(self.timeout))
-        netdev = {'type': 'tap', 'id': 'net1', 'ifname': 'tap1',
-                  'script': 'no', 'downscript': 'no',
-                  'local-migration-supported': True}
-        self.assertRegex(self.qmp_error(source, 'netdev_add', **netdev),
-                         "'net1' cannot be added during a migration")
-        self.assertRegex(self.qmp_error(source, 'netdev_del', id='net0'),
-                         "'net0' cannot be deleted during a migration")
+        while_paused()
         go_on.set()
         self.wait_hand_over(source, target)
         proxy.close()
+
+    def test_netdev_during_migration(self):
+        """The migration thread walks the list of netdevs"""
+        source = self.source()
+        target = self.target()
+        states = self.states(source)
+        netdev = {'type': 'tap', 'id': 'net1', 'ifname': 'tap1',
+                  'script': 'no', 'downscript': 'no',
+                  'local-migration-supported': True}
+
+        def add_and_delete():
+            self.assertRegex(self.qmp_error(source, 'netdev_add', **netdev),
+                             "'net1' cannot be added during a migration")
+            self.assertRegex(self.qmp_error(source, 'netdev_del', id='net0'),
+                             "'net0' cannot be deleted during a migration")
+
+        self.migrate_and_pause(source, target, add_and_delete)
         self.quit(target)
         self.cont(source)
         self.assertEqual(self.states(source, 'tap0'), states)
@@ -247,12 +259,9 @@ class TapLocalSetup(TapLocalTestBase):
         source = self.source()
         target = self.target()
         states = self.states(source)
-
-        def tamper(stream):
-            # The section is on its way: those of other queues are not
-            self.assertFalse(source.cmd('migrate-set-parameters', local=False))
-
-        self.hand_over_changed(source, target, tamper)
+        self.migrate_and_pause(
+            source, target,
+            lambda: source.cmd('migrate-set-parameters', local=False))
         self.assertEqual(self.tap_info(source)['hand-over'], 'handed-over')
         self.quit(source)
         self.cont(target)
