@@ -10,7 +10,6 @@ import json
 import os
 import socket
 import subprocess
-import threading
 
 from qemu_test import QemuSystemTest
 
@@ -212,42 +211,37 @@ class TapLocalSetup(TapLocalTestBase):
         self.assertEqual(len(self.states(target, 'tap1')), QUEUES)
         self.assertEqual(self.tap_info(target)['hand-over'], 'owner')
 
-    def migrate_and_pause(self, source, target, while_paused):
+    def migrate_and_pause(self, while_paused):
         """
-        Hand over; call @while_paused when the first section is on its way
+        Hand over; call @while_paused between set-up and the first section
 
-        The sections of other queues are not, and the proxy waits.
+        Returns: source, target, and the states before
         """
-        reached, go_on = threading.Event(), threading.Event()
-        self.addCleanup(go_on.set)
-
-        def tamper(stream):
-            reached.set()
-            go_on.wait()
-
-        proxy = self.migrate(source, target, (QUEUES, tamper))
-        self.assertTrue(reached.wait(self.timeout))
-        while_paused()
-        go_on.set()
+        source = self.source(capabilities=('pause-before-switchover',))
+        target = self.target()
+        states = self.states(source)
+        self.migrate(source, target)
+        self.wait_for('waiting for pre-switchover',
+                      lambda: source.cmd('query-migrate').get('status') ==
+                      'pre-switchover')
+        while_paused(source)
+        source.cmd('migrate-continue', state='pre-switchover')
         self.wait_hand_over(source, target)
-        proxy.close()
+        return source, target, states
 
     def test_netdev_during_migration(self):
         """The migration thread walks the list of netdevs"""
-        source = self.source()
-        target = self.target()
-        states = self.states(source)
         netdev = {'type': 'tap', 'id': 'net1', 'ifname': 'tap1',
                   'script': 'no', 'downscript': 'no',
                   'local-migration-supported': True}
 
-        def add_and_delete():
+        def add_and_delete(source):
             self.assertRegex(self.qmp_error(source, 'netdev_add', **netdev),
                              "'net1' cannot be added during a migration")
             self.assertRegex(self.qmp_error(source, 'netdev_del', id='net0'),
                              "'net0' cannot be deleted during a migration")
 
-        self.migrate_and_pause(source, target, add_and_delete)
+        source, target, states = self.migrate_and_pause(add_and_delete)
         self.quit(target)
         self.cont(source)
         self.assertEqual(self.states(source, 'tap0'), states)
@@ -256,12 +250,8 @@ class TapLocalSetup(TapLocalTestBase):
 
     def test_parameter_during_migration(self):
         """What is handed over is decided when the migration begins"""
-        source = self.source()
-        target = self.target()
-        states = self.states(source)
-        self.migrate_and_pause(
-            source, target,
-            lambda: source.cmd('migrate-set-parameters', local=False))
+        source, target, states = self.migrate_and_pause(
+            lambda vm: vm.cmd('migrate-set-parameters', local=False))
         self.assertEqual(self.tap_info(source)['hand-over'], 'handed-over')
         self.quit(source)
         self.cont(target)
