@@ -647,10 +647,13 @@ static void wait_for_calls(void)
 
 static void delete_job(struct job *job)
 {
+	int err;
+
 	do {
 		wait_for_calls();
-		if (netdev_delete(t.name)) {
-			fail("cannot delete the device");
+		err = netdev_delete(t.name);
+		if (err) {
+			fail("cannot delete the device: %s", strerror(-err));
 			return;
 		}
 		recreate();

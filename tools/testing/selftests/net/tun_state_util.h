@@ -537,16 +537,20 @@ static inline void rta_xdp(struct link_info *li, struct rtattr *rta, int len)
 	}
 }
 
+/* Return the length of the answer, or a negative errno */
 static inline int rtnl_talk(void *req, size_t len, void *answer, size_t room)
 {
 	struct sockaddr_nl sa = { .nl_family = AF_NETLINK };
 	int fd = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
-	int n = -1;
+	int n;
 
 	if (fd < 0)
-		return -1;
-	if (sendto(fd, req, len, 0, (void *)&sa, sizeof(sa)) == (ssize_t)len)
+		return -errno;
+	n = sendto(fd, req, len, 0, (void *)&sa, sizeof(sa));
+	if (n >= 0)
 		n = recv(fd, answer, room, 0);
+	if (n < 0)
+		n = -errno;
 	close(fd);
 	return n;
 }
@@ -636,9 +640,9 @@ static inline int rtnl_ack(struct link_req *req)
 
 	req->nh.nlmsg_flags |= NLM_F_REQUEST | NLM_F_ACK;
 	n = rtnl_talk(req, req->nh.nlmsg_len, &answer, sizeof(answer));
-	if (n < 0 || answer.nh.nlmsg_type != NLMSG_ERROR)
-		return -EIO;
-	return answer.err.error;
+	if (n < 0)
+		return n;
+	return answer.nh.nlmsg_type == NLMSG_ERROR ? answer.err.error : -EIO;
 }
 
 static inline int netdev_delete(const char *name)

@@ -670,11 +670,13 @@ static void backend_job(struct job *job)
 static void delete_job(struct job *job)
 {
 	const unsigned int flags[QUEUES] = { t.flags, t.flags, t.flags };
+	int err;
 
 	do {
 		usleep(5000);
-		if (netdev_delete(t.name)) {
-			fail("cannot delete the device");
+		err = netdev_delete(t.name);
+		if (err) {
+			fail("cannot delete the device: %s", strerror(-err));
 			return;
 		}
 		remake_device(t.name, t.fd, flags, QUEUES);
