@@ -372,8 +372,9 @@ static bool tap_local_check_channel(const TapLocal *local, Error **errp)
     QIOChannel *ioc = qemu_file_get_ioc(migrate_get_current()->to_dst_file);
 
     if (!qio_channel_has_feature(ioc, QIO_CHANNEL_FEATURE_FD_PASS)) {
-        error_setg(errp, "netdev '%s' cannot be handed over through this "
-                   "channel: use a UNIX socket without TLS", local->id);
+        error_setg(errp, "netdev '%s' cannot be handed over: parameter 'local' "
+                   "and mode cpr-transfer require a channel that passes file "
+                   "descriptors: use a UNIX socket without TLS", local->id);
         return false;
     }
     return true;

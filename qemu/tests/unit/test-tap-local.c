@@ -1734,8 +1734,9 @@ static void test_set_up_refused(void)
     new_source(&options);
     fixture.mode |= FIXTURE_NO_FD_PASS;
     g_assert_false(tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_SETUP));
-    assert_error("netdev 'net0' cannot be handed over through this channel: "
-                 "use a UNIX socket");
+    assert_error("netdev 'net0' cannot be handed over: parameter 'local' and "
+                 "mode cpr-transfer require a channel that passes file "
+                 "descriptors: use a UNIX socket");
     check_needed(false);
     /* Not handed over: the channel does not matter */
     fixture.mode = FIXTURE_NO_FD_PASS;
