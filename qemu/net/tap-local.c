@@ -490,6 +490,94 @@ static int tap_local_mode_event(NotifierWithReturn *notifier,
 }
 
 /*
+ * Objects
+ */
+
+static char *tap_local_queue_get_id(VMStateIf *obj)
+{
+    TapLocalQueue *queue = TAP_LOCAL_QUEUE(obj);
+
+    return g_strdup_printf("%s/%u", queue->netdev->id, queue->index);
+}
+
+static void tap_local_queue_finalize(Object *obj)
+{
+    TapLocalQueue *queue = TAP_LOCAL_QUEUE(obj);
+
+    g_free(queue->ks.data);
+    tap_pending_drop(&queue->pending);
+}
+
+static const TypeInfo tap_local_queue_info = {
+    .name = TYPE_TAP_LOCAL_QUEUE,
+    .parent = TYPE_OBJECT,
+    .instance_size = sizeof(TapLocalQueue),
+    .instance_finalize = tap_local_queue_finalize,
+    .interfaces = (InterfaceInfo[]) {
+        { TYPE_VMSTATE_IF },
+        { }
+    },
+};
+
+/*
+ * One object for all netdevs, and for ever: a NIC that is unplugged by a reset
+ * removes its netdev, and nobody may unregister during a reset.
+ */
+#define TYPE_TAP_LOCAL_RESET "tap-local-reset"
+OBJECT_DECLARE_SIMPLE_TYPE(TapLocalReset, TAP_LOCAL_RESET)
+
+struct TapLocalReset {
+    Object parent_obj;
+    ResettableState state;
+};
+
+static ResettableState *tap_local_reset_get_state(Object *obj)
+{
+    return &TAP_LOCAL_RESET(obj)->state;
+}
+
+/* With loadvm the guest goes back to a time before its packets came */
+static void tap_local_reset_hold(Object *obj, ResetType type)
+{
+    GHashTableIter iter;
+    void *value;
+
+    if (type != RESET_TYPE_SNAPSHOT_LOAD) {
+        return;
+    }
+    g_hash_table_iter_init(&iter, tap_locals);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        TapLocal *local = value;
+
+        for (unsigned int i = 0; i < local->queues->len; i++) {
+            tap_pending_drop(&tap_local_queue(local, i)->pending);
+        }
+    }
+}
+
+static const TypeInfo tap_local_reset_info = {
+    .name = TYPE_TAP_LOCAL_RESET,
+    .parent = TYPE_OBJECT,
+    .instance_size = sizeof(TapLocalReset),
+    .interfaces = (InterfaceInfo[]) {
+        { TYPE_RESETTABLE_INTERFACE },
+        { }
+    },
+};
+
+/* class_init() has another type in QEMU 10.1 and later: set methods here */
+static void tap_local_init_classes(void)
+{
+    ObjectClass *queue = object_class_by_name(TYPE_TAP_LOCAL_QUEUE);
+    ResettableClass *reset =
+        RESETTABLE_CLASS(object_class_by_name(TYPE_TAP_LOCAL_RESET));
+
+    VMSTATE_IF_CLASS(queue)->get_id = tap_local_queue_get_id;
+    reset->get_state = tap_local_reset_get_state;
+    reset->phases.hold = tap_local_reset_hold;
+}
+
+/*
  * Options and life cycle
  */
 
@@ -601,7 +689,8 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
     }
     if (!tap_locals) {
         tap_locals = g_hash_table_new(g_str_hash, g_str_equal);
-        qemu_register_resettable(object_new("tap-local-reset"));
+        tap_local_init_classes();
+        qemu_register_resettable(object_new(TYPE_TAP_LOCAL_RESET));
     }
     g_hash_table_insert(tap_locals, new->id, new);
     new->vmstate = qemu_add_vm_change_state_handler(tap_local_vm_change, new);
@@ -714,94 +803,6 @@ void tap_local_remove_queue(TapLocalQueue *queue)
     object_unref(OBJECT(queue));
     tap_local_unref(local);
 }
-
-static char *tap_local_queue_get_id(VMStateIf *obj)
-{
-    TapLocalQueue *queue = TAP_LOCAL_QUEUE(obj);
-
-    return g_strdup_printf("%s/%u", queue->netdev->id, queue->index);
-}
-
-static void tap_local_queue_finalize(Object *obj)
-{
-    TapLocalQueue *queue = TAP_LOCAL_QUEUE(obj);
-
-    g_free(queue->ks.data);
-    tap_pending_drop(&queue->pending);
-}
-
-static void tap_local_queue_class_init(ObjectClass *oc, void *data)
-{
-    VMSTATE_IF_CLASS(oc)->get_id = tap_local_queue_get_id;
-}
-
-static const TypeInfo tap_local_queue_info = {
-    .name = TYPE_TAP_LOCAL_QUEUE,
-    .parent = TYPE_OBJECT,
-    .instance_size = sizeof(TapLocalQueue),
-    .instance_finalize = tap_local_queue_finalize,
-    /* Cast for QEMU 10.1 and later, where data is const */
-    .class_init = (void *)tap_local_queue_class_init,
-    .interfaces = (InterfaceInfo[]) {
-        { TYPE_VMSTATE_IF },
-        { }
-    },
-};
-
-/*
- * One object for all netdevs, and for ever: a NIC that is unplugged by a reset
- * removes its netdev, and nobody may unregister during a reset.
- */
-#define TYPE_TAP_LOCAL_RESET "tap-local-reset"
-OBJECT_DECLARE_SIMPLE_TYPE(TapLocalReset, TAP_LOCAL_RESET)
-
-struct TapLocalReset {
-    Object parent_obj;
-    ResettableState state;
-};
-
-static ResettableState *tap_local_reset_get_state(Object *obj)
-{
-    return &TAP_LOCAL_RESET(obj)->state;
-}
-
-/* With loadvm the guest goes back to a time before its packets came */
-static void tap_local_reset_hold(Object *obj, ResetType type)
-{
-    GHashTableIter iter;
-    void *value;
-
-    if (type != RESET_TYPE_SNAPSHOT_LOAD) {
-        return;
-    }
-    g_hash_table_iter_init(&iter, tap_locals);
-    while (g_hash_table_iter_next(&iter, NULL, &value)) {
-        TapLocal *local = value;
-
-        for (unsigned int i = 0; i < local->queues->len; i++) {
-            tap_pending_drop(&tap_local_queue(local, i)->pending);
-        }
-    }
-}
-
-static void tap_local_reset_class_init(ObjectClass *oc, void *data)
-{
-    ResettableClass *rc = RESETTABLE_CLASS(oc);
-
-    rc->get_state = tap_local_reset_get_state;
-    rc->phases.hold = tap_local_reset_hold;
-}
-
-static const TypeInfo tap_local_reset_info = {
-    .name = TYPE_TAP_LOCAL_RESET,
-    .parent = TYPE_OBJECT,
-    .instance_size = sizeof(TapLocalReset),
-    .class_init = (void *)tap_local_reset_class_init,
-    .interfaces = (InterfaceInfo[]) {
-        { TYPE_RESETTABLE_INTERFACE },
-        { }
-    },
-};
 
 static void tap_local_register_types(void)
 {

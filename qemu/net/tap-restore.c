@@ -346,7 +346,8 @@ char *tap_local_restore(TapLocal *local, struct tun_state *states)
         err = tap_kstate_restore(tap_local_queue(local, i)->s->fd, &before[i],
                                  &states[i]);
         trace_tap_local_restore(local->id, i, err ?: "");
-        if (err) {
+        /* A group of the device fails for each queue: name the first one */
+        if (err && !strstr(errors->str, err)) {
             g_string_append_printf(errors, "; queue %u: %s", i, err);
         }
     }

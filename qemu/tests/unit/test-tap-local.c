@@ -2054,6 +2054,7 @@ static void test_restore_failed(void)
     log = tap_local_fixture_take_log();
     assert_contains(log, "cannot be restored: steering.id is 0 instead of 3; "
                     "queue 0: steering: Bad file descriptor");
+    g_assert_null(strstr(log, "queue 1"));
     assert_contains(fixture.local->failed, "steering.id is 0 instead of 3");
     g_assert_null(strstr(fixture.local->failed, "vnet.hdr_size"));
     assert_contains(fixture.local->restored,
