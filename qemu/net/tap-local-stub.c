@@ -89,6 +89,10 @@ size_t tap_pending_take_received(TapLocalQueue *queue, uint8_t *buf)
     return 0;
 }
 
+void tap_pending_link_changed(TapLocalQueue *queue)
+{
+}
+
 bool tap_pending_keep_sent(TapLocalQueue *queue, const struct iovec *iov,
                            int iovcnt)
 {

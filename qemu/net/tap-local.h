@@ -133,6 +133,9 @@ bool tap_pending_has_received(const TapLocalQueue *queue);
  */
 size_t tap_pending_take_received(TapLocalQueue *queue, uint8_t *buf);
 
+/* Drop received packets when somebody sets the link of the netdev down */
+void tap_pending_link_changed(TapLocalQueue *queue);
+
 /**
  * tap_pending_keep_sent: keep a packet that the device does not take yet
  *

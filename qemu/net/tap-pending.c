@@ -78,6 +78,17 @@ size_t tap_pending_take_received(TapLocalQueue *queue, uint8_t *buf)
     return size;
 }
 
+void tap_pending_link_changed(TapLocalQueue *queue)
+{
+    if (!queue || !queue->s->nc.link_down) {
+        return;
+    }
+    for (unsigned int i = 0; i < queue->netdev->queues->len; i++) {
+        tap_pending_drop_received(
+            &tap_local_queue(queue->netdev, i)->pending);
+    }
+}
+
 bool tap_pending_keep_sent(TapLocalQueue *queue, const struct iovec *iov,
                            int iovcnt)
 {

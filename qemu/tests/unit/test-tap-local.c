@@ -2979,6 +2979,56 @@ static void test_packets_loadvm(void)
     tap_local_fixture_free();
 }
 
+/* Set the link of the netdev, as set_link does */
+static void set_link(bool up)
+{
+    for (unsigned int i = 0; i < fixture.count; i++) {
+        fixture.queues[i]->nc.link_down = !up;
+    }
+    tap_pending_link_changed(queue(0));
+}
+
+/* A packet that came before the link went down does not arrive afterwards */
+static void test_packets_link_down(void)
+{
+    static const uint8_t packet[100];
+    g_autoptr(GByteArray) expected = g_byte_array_new();
+    g_autoptr(GByteArray) packets = g_byte_array_new();
+    g_autoptr(GByteArray) data = NULL;
+    uint8_t buf[NET_BUFSIZE];
+    Stream stream;
+
+    data = new_section();
+    tap_pending_link_changed(NULL);
+    new_source_queues(&options, 2);
+    tap_local_fixture_run(RUN_STATE_PAUSED);
+    keep_packets(true, 2, packets, expected);
+    tap_pending_keep_received(queue(1), packet, sizeof(packet));
+    set_link(true);
+    g_assert_cmpuint(queue(0)->pending.received_size, ==, 100);
+    g_assert_cmpuint(queue(1)->pending.received_size, ==, 100);
+
+    /* The guest has sent its own packets before */
+    set_link(false);
+    hand_over(&stream);
+    append_pending(data, NULL, 0, packets->data, packets->len);
+    g_assert_cmpmem(stream.data[0]->data, stream.data[0]->len, data->data,
+                    data->len);
+    g_assert_cmpuint(stream.data[1]->len, ==, FIELDS_SIZE);
+
+    /* The source resumes, with a link that is up again */
+    set_link(true);
+    tap_local_fixture_run(RUN_STATE_RUNNING);
+    g_assert_cmpmem(fixture.transmitted->data, fixture.transmitted->len,
+                    expected->data, expected->len);
+    for (unsigned int i = 0; i < 2; i++) {
+        g_assert_false(tap_pending_has_received(queue(i)));
+        g_assert_cmpuint(tap_pending_take_received(queue(i), buf), ==, 0);
+    }
+    tap_local_fixture_free();
+    free_stream(&stream);
+}
+
 typedef struct Malformed {
     const char *what;
     const uint8_t *received;
@@ -3274,6 +3324,7 @@ static const Test tests[] = {
     { "packets/some", test_packets_some },
     { "packets/running", test_packets_running },
     { "packets/loadvm", test_packets_loadvm },
+    { "packets/link-down", test_packets_link_down },
     { "packets/malformed", test_packets_malformed },
     { "packets/twice", test_packets_twice },
     { "packets/for-vhost", test_packets_for_vhost },
