@@ -192,6 +192,12 @@ extern const VMStateDescription vmstate_net_tap;
 
 extern const VMStateDescription vmstate_net_tap_pending;
 
+/*
+ * Write the packets that tap_pending_keep_sent() kept before the VM runs. vhost
+ * would overtake them: with vhost, write them all, whatever sndbuf allows.
+ */
+void tap_pending_flush_for_vhost(TapLocalQueue *queue);
+
 /* Return the number of packets */
 unsigned int tap_pending_count(const TapPending *pending);
 

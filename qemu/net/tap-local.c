@@ -320,7 +320,7 @@ static void tap_local_vm_change(void *opaque, bool running, RunState state)
         TapLocalQueue *queue = tap_local_queue(local, i);
 
         if (running) {
-            tap_pending_flush_sent(queue);
+            tap_pending_flush_for_vhost(queue);
         }
         queue->s->nc.not_moved &= running;
         tap_update(queue->s);

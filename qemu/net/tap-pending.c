@@ -152,6 +152,22 @@ bool tap_pending_flush_sent(TapLocalQueue *queue)
     return true;
 }
 
+void tap_pending_flush_for_vhost(TapLocalQueue *queue)
+{
+    int fd = queue->s->fd, sndbuf;
+
+    if (tap_pending_flush_sent(queue) || !queue->s->vhost_net ||
+        !tap_local_may_change(queue) || tap_fd_get_sndbuf(fd, &sndbuf)) {
+        return;
+    }
+    tap_set_sndbuf(fd, &(NetdevTapOptions) { }, NULL);
+    tap_pending_flush_sent(queue);
+    tap_set_sndbuf(fd, &(NetdevTapOptions) {
+        .has_sndbuf = true,
+        .sndbuf = sndbuf,
+    }, NULL);
+}
+
 unsigned int tap_pending_count(const TapPending *pending)
 {
     unsigned int count = !!pending->received_size;

@@ -77,6 +77,14 @@ ssize_t tap_write_packet(TAPState *s, const struct iovec *iov, int iovcnt)
     if (fixture.blocked && !fixture.takes) {
         return 0;
     }
+    if (fixture.full) {
+        int sndbuf;
+
+        g_assert(!ioctl(s->fd, TUNGETSNDBUF, &sndbuf));
+        if (sndbuf != INT_MAX) {
+            return 0;
+        }
+    }
     fixture.takes -= !!fixture.takes;
     iov_to_buf(iov, iovcnt, 0, data, size);
     g_byte_array_append(fixture.transmitted, data, size);
@@ -349,6 +357,7 @@ void tap_local_fixture_new(const NetdevTapOptions *options, const int *fds,
     fixture.runstate = runstate;
     fixture.restore_failed = 0;
     fixture.blocked = false;
+    fixture.full = false;
     fixture.takes = 0;
     fixture.peer_deleted = false;
     g_byte_array_set_size(fixture.transmitted, 0);

@@ -31,6 +31,7 @@
  * @restore_failed: number of events NETDEV_TAP_RESTORE_FAILED
  * @transmitted: packets written to the device, concatenated
  * @blocked: the device takes no packets, but for the next @takes
+ * @full: the device takes no packets, but when its sndbuf is unlimited
  * @takes: number of packets that it takes nevertheless
  * @handlers: number of handlers and notifiers that are registered
  */
@@ -48,6 +49,7 @@ typedef struct TapLocalFixture {
     unsigned int restore_failed;
     GByteArray *transmitted;
     bool blocked;
+    bool full;
     unsigned int takes;
     unsigned int handlers;
 } TapLocalFixture;

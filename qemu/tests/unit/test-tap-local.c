@@ -2933,6 +2933,33 @@ static void test_packets_some(void)
     free_stream(&stream);
 }
 
+/* vhost does not overtake packets that a finite sndbuf keeps */
+static void test_packets_before_vhost(void)
+{
+    for (int vhost = 0; vhost < 2; vhost++) {
+        g_autoptr(GByteArray) expected = g_byte_array_new();
+        g_autoptr(GByteArray) packets = g_byte_array_new();
+        int sndbuf = 4711;
+
+        new_source(&options);
+        g_assert(!ioctl(tap, TUNSETSNDBUF, &sndbuf));
+        tap_local_fixture_run(RUN_STATE_PAUSED);
+        keep_packets(false, 3, packets, expected);
+        fixture.full = true;
+        fixture.queues[0]->vhost_net = vhost ? (void *)&fixture : NULL;
+        tap_local_fixture_run(RUN_STATE_RUNNING);
+        g_assert_cmpmem(fixture.transmitted->data, fixture.transmitted->len,
+                        expected->data, vhost ? expected->len : 0);
+        g_assert_cmpint(tap_pending_flush_sent(queue(0)), ==, vhost);
+        sndbuf = 0;
+        g_assert(!ioctl(tap, TUNGETSNDBUF, &sndbuf));
+        g_assert_cmpint(sndbuf, ==, 4711);
+        sndbuf = INT_MAX;
+        g_assert(!ioctl(tap, TUNSETSNDBUF, &sndbuf));
+        tap_local_fixture_free();
+    }
+}
+
 /* While the virtual machine runs, nothing is kept */
 static void test_packets_running(void)
 {
@@ -3324,6 +3351,7 @@ static const Test tests[] = {
     { "packets/some", test_packets_some },
     { "packets/running", test_packets_running },
     { "packets/loadvm", test_packets_loadvm },
+    { "packets/before-vhost", test_packets_before_vhost },
     { "packets/link-down", test_packets_link_down },
     { "packets/malformed", test_packets_malformed },
     { "packets/twice", test_packets_twice },
