@@ -31,11 +31,12 @@
  * still while the machine is stopped.
  */
 #include <arpa/inet.h>
+#include <endian.h>
 #include <errno.h>
 #include <glob.h>
 #include <inttypes.h>
+#include <linux/sock_diag.h>
 #include <poll.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -45,35 +46,30 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifndef SO_MEMINFO
-#define SO_MEMINFO 55
-#endif
-
 enum {
 	MAGIC = 0x54415053,
 	HEADER = 32,
 	PORTS = 8,			/* per group; flows = pairs of ports */
 	MAX_FLOWS = PORTS * PORTS,
 	TRAIN = 4,			/* packets of a flow in a row */
-	MAX_QUEUES = 256,
 	MAX_MISSING = 20,		/* to report */
-	MAX_PACKET = 1400,
+	MAX_PACKETS = 1 << 24,		/* of a run, each way */
 	CONTROL_PORT = 7000,
 	HOST_TX_PORT = 20000,
 	GUEST_RX_PORT = 21000,
 	GUEST_TX_PORT = 22000,
 	HOST_RX_PORT = 23000,
 	RCVBUF = 4 << 20,
-	MEMINFO_DROPS = 8,
 	BURST = 32,
 };
 
 #define NSEC 1000000000LL
 
-struct flow {
-	uint8_t *seen;
-	size_t size;
-	uint64_t next;			/* one past the highest */
+/* HEADER bytes, and the pattern */
+struct packet {
+	uint32_t magic, run, flow, length;
+	uint64_t seq, received;
+	uint8_t pattern[65536];
 };
 
 static struct {
@@ -86,7 +82,8 @@ static struct {
 	uint64_t send_errors;
 	uint64_t received, unique, duplicated, reordered, corrupt;
 	struct sockaddr_in host;
-	struct flow flow[MAX_FLOWS];
+	uint64_t next[MAX_FLOWS];	/* of a flow, one past the highest seq */
+	bool *seen;			/* by the number of the packet */
 } t;
 
 static const char *ifname = "eth0";
@@ -96,23 +93,6 @@ static void die(const char *what)
 {
 	printf("tapstate-agent: %s: %s\n", what, strerror(errno));
 	exit(1);
-}
-
-static void put(uint8_t *p, uint64_t value, int bytes)
-{
-	while (bytes--) {
-		p[bytes] = value;
-		value >>= 8;
-	}
-}
-
-static uint64_t get(const uint8_t *p, int bytes)
-{
-	uint64_t value = 0;
-
-	while (bytes--)
-		value = value << 8 | *p++;
-	return value;
 }
 
 static int64_t now(void)
@@ -132,6 +112,11 @@ static uint32_t flow_of(uint64_t n)
 static uint64_t seq_of(uint64_t n)
 {
 	return n / (TRAIN * t.flows) * TRAIN + n % TRAIN;
+}
+
+static uint64_t number_of(uint32_t flow, uint64_t seq)
+{
+	return (seq / TRAIN * t.flows + flow) * TRAIN + seq % TRAIN;
 }
 
 static size_t packet_length(uint32_t flow, uint64_t seq)
@@ -182,12 +167,12 @@ static uint64_t socket_drops(void)
 	uint64_t drops = 0;
 
 	for (int i = 0; i < PORTS; i++) {
-		uint32_t info[MEMINFO_DROPS + 1] = { 0 };
+		uint32_t info[SK_MEMINFO_VARS] = { 0 };
 		socklen_t len = sizeof(info);
 
 		if (getsockopt(rx[i], SOL_SOCKET, SO_MEMINFO, info, &len))
 			die("SO_MEMINFO");
-		drops += info[MEMINFO_DROPS];
+		drops += info[SK_MEMINFO_DROPS];
 	}
 	return drops;
 }
@@ -206,106 +191,59 @@ static size_t get_queues(void)
 	return count;
 }
 
-/* Interrupts per queue show which queues were in use */
-static size_t count_interrupts(uint64_t *counts, const char *direction)
+static bool is_intact(const struct packet *p, size_t len, uint32_t flow,
+		      uint64_t seq)
 {
-	char line[4096];
-	size_t queues = 0;
-	FILE *f = fopen("/proc/interrupts", "r");
-
-	if (!f)
-		return 0;
-	while (fgets(line, sizeof(line), f)) {
-		char *name = strstr(line, direction);
-		char *p = strchr(line, ':');
-		unsigned int queue;
-		uint64_t sum = 0, n;
-		int used;
-
-		if (!name || !p ||
-		    sscanf(name + strlen(direction), ".%u", &queue) != 1 ||
-		    queue >= MAX_QUEUES)
-			continue;
-		while (sscanf(++p, "%" SCNu64 "%n", &n, &used) == 1) {
-			sum += n;
-			p += used;
-		}
-		counts[queue] = sum;
-		if (queue >= queues)
-			queues = queue + 1;
+	if (flow >= t.flows || seq >= MAX_PACKETS ||
+	    number_of(flow, seq) >= MAX_PACKETS ||
+	    be32toh(p->length) != len || len != packet_length(flow, seq))
+		return false;
+	len -= HEADER;
+	for (size_t i = 0; i < len; i++) {
+		if (p->pattern[i] != pattern(flow, seq, i))
+			return false;
 	}
-	fclose(f);
-	return queues;
+	return true;
 }
 
-/* Whether the bit was set before */
-static bool test_and_set(struct flow *f, uint64_t seq)
+static void count_packet(const struct packet *p, size_t len)
 {
-	size_t byte = seq / 8;
-	bool was;
+	uint32_t flow = be32toh(p->flow);
+	uint64_t seq = be64toh(p->seq);
+	bool *seen;
 
-	if (byte >= f->size) {
-		size_t size = byte * 2 + 64;
-
-		f->seen = realloc(f->seen, size);
-		if (!f->seen)
-			die("realloc");
-		memset(f->seen + f->size, 0, size - f->size);
-		f->size = size;
-	}
-	was = f->seen[byte] & 1 << seq % 8;
-	f->seen[byte] |= 1 << seq % 8;
-	return was;
-}
-
-static void count_packet(const uint8_t *p, size_t len)
-{
-	uint32_t flow;
-	uint64_t seq;
-	struct flow *f;
-
-	if (len < HEADER || get(p, 4) != MAGIC) {
+	if (len < HEADER || be32toh(p->magic) != MAGIC) {
 		t.corrupt++;
 		return;
 	}
-	if (!t.run || get(p + 4, 4) != t.run)
+	if (!t.run || be32toh(p->run) != t.run)
 		return;
-
-	flow = get(p + 8, 4);
-	seq = get(p + 16, 8);
-	/* A wrong seq must not make the bitmap huge */
-	if (flow >= t.flows || seq >> 32 || get(p + 12, 4) != len ||
-	    len != packet_length(flow, seq)) {
+	if (!is_intact(p, len, flow, seq)) {
 		t.corrupt++;
 		return;
 	}
-	for (size_t i = HEADER; i < len; i++) {
-		if (p[i] != pattern(flow, seq, i - HEADER)) {
-			t.corrupt++;
-			return;
-		}
-	}
 
-	f = &t.flow[flow];
 	t.received++;
-	if (test_and_set(f, seq)) {
+	seen = &t.seen[number_of(flow, seq)];
+	if (*seen) {
 		t.duplicated++;
 		return;
 	}
+	*seen = true;
 	t.unique++;
-	if (seq < f->next)
+	if (seq < t.next[flow])
 		t.reordered++;
 	else
-		f->next = seq + 1;
+		t.next[flow] = seq + 1;
 }
 
 static void receive(int fd)
 {
-	uint8_t packet[65536];
+	static struct packet packet;
 	ssize_t len;
 
-	while ((len = recv(fd, packet, sizeof(packet), 0)) >= 0)
-		count_packet(packet, len);
+	while ((len = recv(fd, &packet, sizeof(packet), 0)) >= 0)
+		count_packet(&packet, len);
 }
 
 static bool send_one(void)
@@ -313,19 +251,19 @@ static bool send_one(void)
 	uint32_t flow = flow_of(t.sent);
 	uint64_t seq = seq_of(t.sent);
 	size_t len = packet_length(flow, seq);
-	uint8_t p[MAX_PACKET];
+	struct packet p;
 
-	put(p, MAGIC, 4);
-	put(p + 4, t.run, 4);
-	put(p + 8, flow, 4);
-	put(p + 12, len, 4);
-	put(p + 16, seq, 8);
-	put(p + 24, t.received, 8);
-	for (size_t i = HEADER; i < len; i++)
-		p[i] = pattern(flow, seq, i - HEADER);
+	p.magic = htobe32(MAGIC);
+	p.run = htobe32(t.run);
+	p.flow = htobe32(flow);
+	p.length = htobe32(len);
+	p.seq = htobe64(seq);
+	p.received = htobe64(t.received);
+	for (size_t i = 0; i < len - HEADER; i++)
+		p.pattern[i] = pattern(flow, seq, i);
 
 	t.host.sin_port = htons(HOST_RX_PORT + flow % PORTS);
-	if (sendto(tx[flow / PORTS], p, len, 0, (struct sockaddr *)&t.host,
+	if (sendto(tx[flow / PORTS], &p, len, 0, (struct sockaddr *)&t.host,
 		   sizeof(t.host)) != (ssize_t)len) {
 		t.send_errors++;
 		return false;
@@ -358,145 +296,82 @@ static int send_due(void)
 	return t.due <= time ? 1 : (t.due - time + 999999) / 1000000;
 }
 
-static uint64_t number(const char *text, const char *key)
+static const char *start(const char *request, const struct sockaddr_in *host)
 {
-	size_t len = strlen(key);
+	uint32_t run, flows, rate;
 
-	for (const char *p = text; (p = strstr(p, key)); p += len) {
-		if (p > text && p[-1] == ' ' && p[len] == '=')
-			return strtoull(p + len + 1, NULL, 10);
-	}
-	return 0;
-}
-
-static const char *start(const char *text, const struct sockaddr_in *host)
-{
-	uint64_t run = number(text, "run"), rate = number(text, "rate");
-	uint64_t flows = number(text, "flows");
-
-	if (!run || run > UINT32_MAX || !rate || !flows || flows > MAX_FLOWS)
+	if (sscanf(request, "%*u start run=%u flows=%u rate=%u",
+		   &run, &flows, &rate) != 3 ||
+	    !run || !rate || !flows || flows > MAX_FLOWS)
 		return "start needs run, flows and rate";
 	if (run == t.run)
 		return NULL;
 
-	for (int i = 0; i < MAX_FLOWS; i++)
-		free(t.flow[i].seen);
+	free(t.seen);
 	memset(&t, 0, sizeof(t));
+	t.seen = calloc(MAX_PACKETS, sizeof(*t.seen));
+	if (!t.seen)
+		die("calloc");
 	t.run = run;
 	t.flows = flows;
-	t.interval = NSEC / (int64_t)rate;
+	t.interval = NSEC / rate;
 	t.due = now();
-	t.count = UINT64_MAX;
+	t.count = MAX_PACKETS;
 	t.host = *host;
 	return NULL;
 }
 
-static const char *finish(const char *text)
+static const char *finish(const char *request)
 {
-	uint64_t count = number(text, "count");
+	uint32_t run;
+	uint64_t count;
 
-	if (!t.run || number(text, "run") != t.run)
+	if (sscanf(request, "%*u finish run=%u count=%" SCNu64, &run, &count) != 2 ||
+	    !run || run != t.run)
 		return "no such run";
 	if (count < t.sent)
 		return "count was passed already";
+	if (count >= MAX_PACKETS)
+		return "too many packets to count";
 	t.count = count;
 	return NULL;
 }
 
-static size_t append(char *buf, size_t size, size_t len, const char *format, ...)
+/* Numbers of packets that did not arrive, once the count is known */
+static void print_missing(FILE *reply)
 {
-	va_list ap;
-	int n;
+	unsigned int found = 0;
 
-	va_start(ap, format);
-	n = vsnprintf(buf + len, size - len, format, ap);
-	va_end(ap);
-	return len + n < size ? len + n : size - 1;
-}
-
-static size_t append_interrupts(char *buf, size_t size, size_t len,
-				const char *key, const char *direction)
-{
-	uint64_t counts[MAX_QUEUES] = { 0 };
-	size_t queues = count_interrupts(counts, direction);
-
-	len = append(buf, size, len, " %s=", key);
-	for (size_t i = 0; i < queues; i++)
-		len = append(buf, size, len, "%s%" PRIu64, i ? "," : "",
-			     counts[i]);
-	return len;
-}
-
-/* What is not there yet, of packets that are numbered below count */
-static size_t append_missing(char *buf, size_t size, size_t len)
-{
-	uint64_t found = 0;
-
-	len = append(buf, size, len, " missing=");
-	for (uint64_t n = 0; t.count != UINT64_MAX && n < t.count; n++) {
-		struct flow *f = &t.flow[flow_of(n)];
-		uint64_t seq = seq_of(n);
-
-		if (seq / 8 < f->size && f->seen[seq / 8] & 1 << seq % 8)
-			continue;
-		len = append(buf, size, len, "%s%" PRIu64, found ? "," : "", n);
-		if (++found == MAX_MISSING)
-			break;
+	fputs(" missing=", reply);
+	if (t.count == MAX_PACKETS)
+		return;
+	for (uint64_t n = 0; n < t.count && found < MAX_MISSING; n++) {
+		if (!t.seen[n])
+			fprintf(reply, "%s%" PRIu64, found++ ? "," : "", n);
 	}
-	return len;
 }
 
-/* Of the guest's own network stack, to tell its drops from the host's */
-static uint64_t device_drops(void)
+static void print_status(FILE *reply)
 {
-	static const char *const names[] = {
-		"rx_dropped", "rx_errors", "rx_missed_errors", "tx_dropped",
-		"tx_errors",
-	};
-	uint64_t drops = 0, n;
-
-	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
-		char path[128];
-		FILE *f;
-
-		snprintf(path, sizeof(path), "/sys/class/net/%s/statistics/%s",
-			 ifname, names[i]);
-		f = fopen(path, "r");
-		if (!f)
-			continue;
-		if (fscanf(f, "%" SCNu64, &n) == 1)
-			drops += n;
-		fclose(f);
-	}
-	return drops;
-}
-
-static size_t append_status(char *buf, size_t size, size_t len)
-{
-	len = append(buf, size, len, " run=%" PRIu32 " sent=%" PRIu64
-		     " finished=%d send_errors=%" PRIu64 " received=%" PRIu64
-		     " unique=%" PRIu64 " duplicated=%" PRIu64
-		     " reordered=%" PRIu64 " corrupt=%" PRIu64
-		     " overflow=%" PRIu64 " device_drops=%" PRIu64
-		     " clock=%" PRIi64 " due=%" PRIi64,
-		     t.run, t.sent,
-		     t.run && t.sent >= t.count, t.send_errors, t.received,
-		     t.unique, t.duplicated, t.reordered, t.corrupt,
-		     socket_drops(), device_drops(), now() / 1000000,
-		     t.due / 1000000);
-	len = append_missing(buf, size, len);
-	len = append_interrupts(buf, size, len, "input", "-input");
-	return append_interrupts(buf, size, len, "output", "-output");
+	fprintf(reply, " run=%" PRIu32 " sent=%" PRIu64 " finished=%d"
+		" send_errors=%" PRIu64 " received=%" PRIu64
+		" unique=%" PRIu64 " duplicated=%" PRIu64
+		" reordered=%" PRIu64 " corrupt=%" PRIu64
+		" overflow=%" PRIu64 " clock=%" PRIi64 " due=%" PRIi64,
+		t.run, t.sent, t.run && t.sent >= t.count, t.send_errors,
+		t.received, t.unique, t.duplicated, t.reordered, t.corrupt,
+		socket_drops(), now() / 1000000, t.due / 1000000);
+	print_missing(reply);
 }
 
 static void answer(void)
 {
-	char request[1500], reply[1400], word[16];
+	char request[1500], text[1400], word[16];
 	struct sockaddr_in from;
 	socklen_t fromlen = sizeof(from);
 	const char *error = NULL;
 	unsigned int id;
-	size_t len;
+	FILE *reply;
 	ssize_t n;
 
 	n = recvfrom(control, request, sizeof(request) - 1, 0,
@@ -514,17 +389,19 @@ static void answer(void)
 	else if (strcmp(word, "hello") && strcmp(word, "status"))
 		error = "no such request";
 
-	len = append(reply, sizeof(reply), 0, "%u %s", id,
-		     error ? "error " : "ok");
+	reply = fmemopen(text, sizeof(text), "w");
+	if (!reply)
+		die("fmemopen");
 	if (error) {
-		len = append(reply, sizeof(reply), len, "%s", error);
+		fprintf(reply, "%u error %s", id, error);
 	} else {
-		len = append(reply, sizeof(reply), len, " queues=%zu",
-			     get_queues());
-		len = append_status(reply, sizeof(reply), len);
+		fprintf(reply, "%u ok queues=%zu", id, get_queues());
+		print_status(reply);
 	}
+	n = ftell(reply);
+	fclose(reply);
 	/* If this fails the host asks again */
-	sendto(control, reply, len, 0, (struct sockaddr *)&from, fromlen);
+	sendto(control, text, n, 0, (struct sockaddr *)&from, fromlen);
 }
 
 int main(int argc, char **argv)

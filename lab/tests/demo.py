@@ -8,14 +8,33 @@ migration as before it, and if every packet arrived once and in order.
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import time
 
 from qemu_vm import event_time, hand_over
-from testbed import (DEV, ERRORS, Testbed, TestbedError, run,
+from testbed import (DEV, ERRORS, GUEST, Testbed, TestbedError, run,
                      testbed_parser)
 from traffic import link
+
+
+# Port of the guest's counters
+COUNTERS_PORT = 7002
+
+
+def guest_counters():
+    """Return the guest's interrupts by queue, and the drops of its eth0."""
+    with socket.create_connection((GUEST, COUNTERS_PORT), 60) as sock:
+        text = sock.makefile().read()
+    interrupts = {
+        (way, int(queue)): sum(map(int, counts.split()))
+        for counts, way, queue in re.findall(
+            r"^/proc/interrupts: *\d+:([ \d]+) .*-(input|output)\.(\d+)$",
+            text, re.MULTILINE)}
+    drops = re.findall(r"_(?:dropped|errors):(\d+)$", text, re.MULTILINE)
+    return interrupts, sum(map(int, drops))
 
 
 def set_what_differs():
@@ -95,9 +114,11 @@ class Demo:
         self.compare(before, after)
         return target
 
-    def check_queues(self, report):
+    def check_queues(self, before, after):
         """Check that each queue had traffic: an idle one proves nothing."""
-        for way, counts in (("rx", report.rx_queues), ("tx", report.tx_queues)):
+        for way, name in ("rx", "input"), ("tx", "output"):
+            counts = [after[queue] - before[queue] for queue in sorted(after)
+                      if queue[0] == name]
             print(f"    interrupts of the guest's {way} queues:",
                   *counts, flush=True)
             if len(counts) != self.testbed.queues or not all(counts):
@@ -109,16 +130,16 @@ class Demo:
             self.problems.append(
                 f"packet {number} to the guest is missing; it was sent "
                 f"{(when - near[0]) * 1000:+.0f} ms from {near[1]}")
-        if self.problems and report.device_drops:
-            self.problems.append("the guest's eth0 dropped "
-                                 f"{report.device_drops} packets itself")
 
-    def explain_drops(self):
-        """Name the device's own drops on the way to the guest, if any.
+    def explain_drops(self, guest_drops):
+        """Name the drops of the devices at either end, if any.
 
-        Drops the other way say nothing: nobody on the host listens to the RARP
-        by which QEMU announces a guest.
+        Drops of the TAP the other way say nothing: nobody on the host listens
+        to the RARP by which QEMU announces a guest.
         """
+        if self.problems and guest_drops:
+            self.problems.append(
+                f"the guest's eth0 dropped {guest_drops} packets itself")
         dropped = link(DEV).tx_dropped - self.dropped
         if self.problems and dropped:
             self.problems.append(f"{DEV} dropped {dropped} packets on their "
@@ -133,6 +154,7 @@ class Demo:
         self.say("starting qemu1, the guest boots")
         vm = bed.start_guest(",sndbuf=1048576")
         traffic = bed.traffic
+        interrupts, _ = guest_counters()
         traffic.start()
         self.say(f"the guest of {vm.name} (pid {vm.get_pid()}) is up; {bed.rate} "
                  "numbered UDP packets per second each way, in "
@@ -149,9 +171,10 @@ class Demo:
         print("\n".join("    " + line for line in
                         report.table().splitlines()), flush=True)
         self.problems += report.problems()
-        self.check_queues(report)
+        after, guest_drops = guest_counters()
+        self.check_queues(interrupts, after)
         self.explain_missing(report)
-        self.explain_drops()
+        self.explain_drops(guest_drops)
         vm.quit()
         return report
 

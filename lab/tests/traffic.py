@@ -131,11 +131,6 @@ class Report:
     ping: Direction
     # Number and time of packets to the guest that are missing, at most 20
     missing: list
-    # Drops of the guest's network device, of whatever packets
-    device_drops: int
-    # Interrupts of each of the guest's queues
-    rx_queues: list
-    tx_queues: list
 
     def problems(self):
         # Allow a ping to be reordered: it goes both ways, so tun may move it to
@@ -207,7 +202,7 @@ class Agent:
         result = {}
         for word in text.split():
             key, _, value = word.partition("=")
-            if key in ("input", "output", "missing"):
+            if key == "missing":
                 result[key] = [int(v) for v in value.split(",") if v]
             else:
                 result[key] = int(value)
@@ -305,8 +300,6 @@ class Traffic:
         self.error = None
 
     def start(self):
-        before = self.agent.ask("hello")
-        self.interrupts = before["input"], before["output"]
         self.agent.ask("start", run=self.run, flows=self.flows, rate=self.rate)
         # Send only now: the agent counts nothing before its start.
         self.thread.start()
@@ -494,9 +487,6 @@ class Traffic:
 
     def _report(self, count, status):
         own, ping = self.counter, self.ping.counter
-        queues = [[after - before for after, before in zip(a, b)]
-                  for a, b in zip((status["input"], status["output"]),
-                                  self.interrupts)]
         return Report(
             Direction("host to guest", self.sent, status["received"],
                       count - status["unique"], status["duplicated"],
@@ -511,8 +501,7 @@ class Traffic:
                       self.ping.sent - ping.unique, ping.duplicated,
                       ping.reordered, ping.corrupt, self.ping.send_errors, 0,
                       self.ping.gap.longest),
-            [(n, self.sent_at[n]) for n in status["missing"]],
-            status["device_drops"], *queues)
+            [(n, self.sent_at[n]) for n in status["missing"]])
 
 
 class Stream:
