@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import struct
+import sys
 import time
 
 from qemu.machine import QEMUMachine
@@ -18,11 +19,12 @@ import tap_local_queue as tap
 import tap_local_uapi as uapi
 from tap_local_bpf import bpf_load
 from tap_local_guest import Agent, Shell
-from tap_local_network import (GUEST_IP, GUEST_MAC, link_up, send_packet,
-                               set_address)
+from tap_local_network import (GUEST_IP, GUEST_MAC, Capture, link_up,
+                               send_packet, set_address)
 from tap_local_proxy import FdProxy
 from tap_local_trace import Trace
 
+VHOST_NET = '/dev/vhost-net'
 QUEUES = 4
 LOCAL = 'local-migration-supported=on'
 NIC = {
@@ -40,6 +42,18 @@ NIC = {
 # The state of VAPIC refers to code in guest memory, which a target may lack,
 # and which firmware may not have written yet
 NO_VAPIC = ('-global', 'apic-common.vapic=off')
+
+HELPER = '''#!{python}
+import socket, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, {path!r})
+import tap_local_queue as tap
+import tap_local_uapi as uapi
+args = dict(arg.partition('=')[::2] for arg in sys.argv[1:])
+flags = uapi.IFF_VNET_HDR if '--use-vnet' in args else 0
+with socket.socket(fileno=int(args['--fd'])) as sock:
+    socket.send_fds(sock, [b'\\0'], [tap.open_tap('tap0', flags)])
+'''
 
 
 def source_netdev(queues=QUEUES, ifname='tap0', more=LOCAL, name='net0'):
@@ -102,6 +116,12 @@ class TapLocalTestBase(QemuSystemTest):
     def require_kernel_state(self):
         if not self.reports_state:
             self.skipTest('this kernel does not report TAP state')
+
+    def require_vhost(self):
+        try:
+            os.close(os.open(VHOST_NET, os.O_RDWR))
+        except OSError as e:
+            self.skipTest(f'{VHOST_NET}: {e.strerror}')
 
     # QEMUs
 
@@ -428,6 +448,12 @@ class TapLocalTestBase(QemuSystemTest):
             '-chardev', f'socket,id=console,path={path},server=on,wait=off,'
             f'logfile={log}', '-serial', 'chardev:console']
 
+    def shell_ok(self, shell, command):
+        """Run a command of a guest, which succeeds; returns its output"""
+        status, output = shell.run(command, self.timeout)
+        self.assertEqual(status, 0, output)
+        return output
+
     def shell(self, path):
         """Returns the shell of a guest on the console @path"""
         shell = Shell(path)
@@ -515,6 +541,26 @@ class TapLocalTestBase(QemuSystemTest):
     def guest_target(self, netdev, *args, queues=QUEUES, device=None):
         return self.target(netdev, *self.guest_args(queues)[1], *args,
                            nic=device)
+
+    def capture(self, ifname, match):
+        """Returns a Capture of packets from now on"""
+        capture = Capture(ifname, match)
+        self.addCleanup(capture.close)
+        return capture
+
+    def pairs(self, devices, netdevs):
+        """Returns arguments for several NICs and their netdevs"""
+        return [arg for device, netdev in zip(devices, netdevs)
+                for arg in ('-netdev', netdev, '-device', json.dumps(device))]
+
+    def helper(self):
+        """Returns a program for helper=, which opens tap0"""
+        path = self.scratch_file('helper')
+        with open(path, 'w', encoding='utf-8') as f:
+            f.write(HELPER.format(python=sys.executable,
+                                  path=os.path.dirname(tap.__file__)))
+        os.chmod(path, 0o755)
+        return path
 
     def inherit(self, fd):
         """Let QEMUs inherit @fd; close it when the test ends"""

@@ -24,6 +24,11 @@ class Agent:
     def close(self):
         self._sock.close()
 
+    @property
+    def count(self):
+        """Number of the last request"""
+        return self._count
+
     def send(self):
         """Send a request; returns its number"""
         self._count += 1

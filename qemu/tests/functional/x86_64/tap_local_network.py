@@ -56,3 +56,44 @@ def send_packet(ifname):
         sock.bind((ifname, 0))
         sock.send(struct.pack('>6s6sH46x', b'\xff' * 6, b'\2\0\0\0\0\1',
                               ETHERTYPE))
+
+
+class Capture:
+    """
+    Announcements that a TAP gets from its guest, or from QEMU for the guest
+
+    @match: function that is given a packet
+    """
+
+    ETH_P_ALL = 3
+
+    def __init__(self, ifname, match):
+        self._match = match
+        self._count = 0
+        self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW,
+                                   socket.htons(self.ETH_P_ALL))
+        self._sock.bind((ifname, self.ETH_P_ALL))
+        self._sock.setblocking(False)
+
+    def close(self):
+        self._sock.close()
+
+    def count(self):
+        """Returns their number so far"""
+        while True:
+            try:
+                packet, address = self._sock.recvfrom(2048)
+            except BlockingIOError:
+                return self._count
+            if address[2] != socket.PACKET_OUTGOING:
+                self._count += self._match(packet)
+
+    @staticmethod
+    def RARP(packet):
+        return packet[12:14] == b'\x80\x35'
+
+    @staticmethod
+    def GRATUITOUS_ARP(packet):
+        """Sender and target have the same IP address"""
+        return (packet[12:14] == b'\x08\x06' and
+                packet[28:32] == packet[38:42])

@@ -11,7 +11,6 @@ import os
 import resource
 import socket
 import subprocess
-import sys
 import threading
 import time
 
@@ -24,18 +23,6 @@ from tap_local_base import (LOCAL, NIC, QUEUES, TapLocalTestBase, nic,
 from tap_local_bpf import bpf_drop, bpf_return
 from tap_local_network import (ETHERTYPE, GUEST_IP, active_features, link_up,
                                make_bridge, send_packet, set_address)
-
-HELPER = '''#!{python}
-import socket, sys
-sys.dont_write_bytecode = True
-sys.path.insert(0, {path!r})
-import tap_local_queue as tap
-import tap_local_uapi as uapi
-args = dict(arg.partition('=')[::2] for arg in sys.argv[1:])
-flags = uapi.IFF_VNET_HDR if '--use-vnet' in args else 0
-with socket.socket(fileno=int(args['--fd'])) as sock:
-    socket.send_fds(sock, [b'\\0'], [tap.open_tap('tap0', flags)])
-'''
 
 
 class TapLocalConfigs(TapLocalTestBase):
@@ -179,12 +166,7 @@ class TapLocalConfigs(TapLocalTestBase):
         self.to_and_fro(vm, self.target)
 
     def test_helper(self):
-        helper = self.scratch_file('helper')
-        with open(helper, 'w', encoding='utf-8') as f:
-            f.write(HELPER.format(python=sys.executable,
-                                  path=os.path.dirname(tap.__file__)))
-        os.chmod(helper, 0o755)
-        vm, agent, _ = self.boot(f'tap,id=net0,helper={helper},{LOCAL}',
+        vm, agent, _ = self.boot(f'tap,id=net0,helper={self.helper()},{LOCAL}',
                                  queues=1, device=nic(0))
         self.to_and_fro(vm, lambda: self.guest_target(
             target_netdev(1), queues=1, device=nic(0)), agent)
@@ -349,6 +331,67 @@ class TapLocalConfigs(TapLocalTestBase):
         self.to_and_fro(vm, lambda: self.target(None, '-netdev',
                                                 target_netdev()))
 
+    def failover_args(self, standby, primary):
+        """Options of a failover pair, whose NICs have one MAC"""
+        return ('-device', 'pcie-root-port,id=root0,chassis=1,addr=0x6',
+                '-device', 'pcie-root-port,id=root1,chassis=2,addr=0x7',
+                *self.pairs((
+                    {**nic(0), 'bus': 'root0', 'addr': '0x0',
+                     'failover': True},
+                    {**nic(1, 1, 'e1000e'), 'mac': nic(0)['mac'],
+                     'bus': 'root1', 'addr': '0x0',
+                     'failover_pair_id': 'nic0'}), (standby, primary)))
+
+    def failover_source(self, *args):
+        self.set_machine('q35')
+        return self.source(None, *args, *self.failover_args(
+            source_netdev(1), source_netdev(1, 'tap1', name='net1')))
+
+    def failover_target(self, *args):
+        return self.target(None, *args, *self.failover_args(
+            target_netdev(1), target_netdev(1, name='net1')))
+
+    def test_failover(self):
+        """Without a guest that wants it, the primary NIC stays hidden"""
+        self.require_device('"e1000e"')
+        vm = self.failover_source()
+        self.assertEqual(len(self.states(vm)), 2)
+        self.assert_refused(vm, self.target(
+            None, *self.failover_args(target_netdev(1), target_netdev(
+                1, 'incoming-fds=on,ifname=tap9', 'net1'))), 'ifname=tap9')
+        self.to_and_fro(vm, self.failover_target)
+
+    def nics(self, vm):
+        return {device['qdev_id'] for bus in vm.cmd('query-pci')
+                for device in self.devices(bus['devices'])} & {'nic0', 'nic1'}
+
+    def devices(self, devices):
+        for device in devices:
+            yield device
+            yield from self.devices(device.get('pci_bridge', {}).get(
+                'devices', ()))
+
+    def test_failover_with_guest(self):
+        """The primary is unplugged, and plugged again on either side"""
+        self.require_device('"e1000e"')
+        vm = self.failover_source(*self.guest_args(1)[1])
+        make_bridge('br0', 'tap0', 'tap1')
+        agent = self.agent('br0')
+        for _ in range(2):
+            self.wait_for('waiting for the primary NIC',
+                          lambda: self.nics(vm) == {'nic0', 'nic1'})
+            agent.wait(self.timeout)
+            target = self.failover_target(*self.guest_args(1)[1])
+            self.hand_over(vm, target)
+            self.assertEqual([data['device-id'] for data in
+                              self.event(vm, 'UNPLUG_PRIMARY')], ['nic1'])
+            self.quit(vm)
+            self.cont(target)
+            vm = target
+        self.wait_for('waiting for the primary NIC',
+                      lambda: self.nics(vm) == {'nic0', 'nic1'})
+        agent.wait(self.timeout)
+
     def test_id_used_again(self):
         """A netdev that was deleted still serves its NIC"""
         device = nic(0, 1, 'e1000')
@@ -405,10 +448,6 @@ class TapLocalConfigs(TapLocalTestBase):
         self.hand_over_and_run(source, vm, states)
 
     # Several NICs
-
-    def pairs(self, devices, netdevs):
-        return [arg for device, netdev in zip(devices, netdevs)
-                for arg in ('-netdev', netdev, '-device', json.dumps(device))]
 
     def do_nics(self, *queues):
         devices = [nic(i, n) for i, n in enumerate(queues)]

@@ -10,12 +10,10 @@ import os
 
 from qemu_test import QemuSystemTest, skipIfMissingCommands
 
-from tap_local_base import (LOCAL, QUEUES, TapLocalTestBase, nic,
+from tap_local_base import (LOCAL, QUEUES, VHOST_NET, TapLocalTestBase, nic,
                             source_netdev, target_netdev)
 from tap_local_stream import FIELDS_SIZE, KERNEL_STATE_TAIL, pending
 from tap_local_trace import Trace
-
-VHOST_NET = '/dev/vhost-net'
 
 
 def add_received(stream):
@@ -39,12 +37,6 @@ class TapLocalHost(TapLocalTestBase):
             os.set_inheritable(fds[-1], True)
             names.append(str(fds[-1]))
         return ':'.join(names)
-
-    def require_vhost(self):
-        try:
-            os.close(os.open(VHOST_NET, os.O_RDWR))
-        except OSError as e:
-            self.skipTest(f'{VHOST_NET}: {e.strerror}')
 
     def do_vhost(self, more, target_more, queues=QUEUES):
         """@more, @target_more: options; {vhost} stands for new vhost fds"""
@@ -202,6 +194,54 @@ class TapLocalHost(TapLocalTestBase):
         self.cont(vm)
         self.assert_answers(agent)
         self.assertEqual(self.steering_progs(vm), progs)
+
+    @skipIfMissingCommands('setpriv')
+    def test_rss_without_bpf(self):
+        """A target that cannot load a program leaves none of the source's"""
+        self.require_kernel_state()
+        device = nic(0, QUEUES, rss=True)
+        vm, agent, _ = self.boot(source_netdev(more=f'{LOCAL},vhost=off'),
+                                 device=device)
+        progs = self.steering_progs(vm)
+        self.assertNotIn(0, progs)
+        drop = '-bpf,-perfmon,-sys_admin,-net_admin'
+        target = self.target(
+            target_netdev(more='incoming-fds=on,vhost=off'),
+            *self.guest_args()[1], nic=device,
+            wrapper=('setpriv', f'--bounding-set={drop}',
+                     f'--inh-caps={drop}'))
+        self.hand_over(vm, target)
+        self.assertEqual(self.steering_progs(target), progs)
+        self.quit(vm)
+        self.cont(target)
+        self.assert_answers(agent)
+        self.assertEqual(self.steering_progs(target), [0] * QUEUES)
+        # A target that can load one has its own
+        vm = self.guest_target(target_netdev(), device=device)
+        self.hand_over(target, vm)
+        self.quit(target)
+        self.cont(vm)
+        self.assert_answers(agent)
+        self.assertNotIn(0, self.steering_progs(vm))
+
+    def test_rss_hash(self):
+        """
+        With hash=on QEMU selects queues, and attaches no program
+
+        A target attaches one, as in a migration to another TAP. The device
+        is as it was until then, and packets arrive.
+        """
+        self.require_kernel_state()
+        device = nic(0, QUEUES, rss=True, hash=True)
+        vm, agent, _ = self.boot(source_netdev(), device=device)
+        states = self.states(vm)
+        self.assertEqual(self.steering_progs(vm), [0] * QUEUES)
+        target = self.guest_target(target_netdev(), device=device)
+        self.hand_over(vm, target)
+        self.assertEqual(self.states(target), states)
+        self.quit(vm)
+        self.cont(target)
+        self.assert_answers(agent)
 
 
 if __name__ == '__main__':

@@ -144,6 +144,20 @@ class TapLocalResume(TapLocalTestBase):
         self.wait_status(source, 'running')
         self.assertEqual(self.states(source), states)
 
+    def test_source_told_by_parameter(self):
+        """Parameter local implies a return path: no capability is set"""
+        source = self.source()
+        states = self.states(source)
+        for target in (self.target(target_netdev(QUEUES + 1)),
+                       self.target(target_netdev(
+                           more='vnet_hdr=off,incoming-fds=on'))):
+            self.migrate(source, target)
+            self.assert_fails(target, "netdev 'net0'")
+            self.assertEqual(self.wait_migration(source)['status'], 'failed')
+            self.wait_status(source, 'running')
+            self.assertEqual(self.states(source), states)
+        self.hand_over_and_run(source, self.target(), states)
+
 
 if __name__ == '__main__':
     QemuSystemTest.main()

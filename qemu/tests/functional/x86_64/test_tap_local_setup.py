@@ -6,14 +6,16 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 
-from qemu_test import QemuSystemTest
+from qemu_test import QemuSystemTest, skipIfMissingCommands
 
 import tap_local_queue as tap
+import tap_local_uapi as uapi
 from tap_local_base import (LOCAL, NIC, QUEUES, TapLocalTestBase, nic,
                             source_netdev, target_netdev)
 from tap_local_network import link_up
@@ -92,6 +94,70 @@ class TapLocalSetup(TapLocalTestBase):
             self.assertEqual(self.open_files(source), files)
         target = self.target()
         self.hand_over_and_run(source, target, states)
+
+    def test_incoming_fd_without_fds(self):
+        """migrate-incoming refuses a channel fd: that is no UNIX socket"""
+        def pipe():
+            return [os.fdopen(fd, mode) for fd, mode in
+                    zip(os.pipe(), ('rb', 'wb'))]
+
+        def file():
+            return [open(self.scratch_file('stream'), 'w+b')]
+
+        def tcp():
+            # The loopback device of a new namespace is down
+            link_up('lo')
+            with socket.create_server(('127.0.0.1', 0)) as server:
+                client = socket.create_connection(server.getsockname())
+                return [server.accept()[0], client]
+
+        source = self.source()
+        states = self.states(source)
+        target = self.target()
+        for make in pipe, file, tcp:
+            with contextlib.ExitStack() as stack:
+                ends = [stack.enter_context(end) for end in make()]
+                self.pass_fd(target, ends[0].fileno())
+                self.assertRegex(
+                    self.qmp_error(target, 'migrate-incoming',
+                                   uri='fd:stream'),
+                    "(?is)'local'.*unix socket", make.__name__)
+                target.qmp('closefd', fdname='stream')
+        # A right attempt succeeds
+        self.hand_over_by_fd(source, target)
+        self.quit(source)
+        self.cont(target)
+        self.assertEqual(self.states(target), states)
+
+    def test_incoming_without_S(self):
+        """A target that starts the guest by itself warns"""
+        text = "parameter 'local' is set, and this QEMU starts the guest"
+
+        def warnings(*args, local=True):
+            vm = self.launch(self.create('target', target_netdev(), *args,
+                                         '-incoming', 'defer'), local)
+            self.assertNotIn(text, vm.get_log() or '')
+            vm.cmd('migrate-incoming', uri=f'unix:{self.socket_path()}')
+            self.quit(vm)
+            return vm.get_log().count(text)
+
+        self.assertEqual(warnings(), 1)
+        self.assertEqual(warnings('-S'), 0)
+        self.assertEqual(warnings(local=False), 0)
+
+    def test_no_warning_after_refusal(self):
+        """A refusal with a reason leaves no file descriptors over"""
+        source = self.source()
+        for target in (self.target(target_netdev(2)),
+                       self.target(target_netdev(2 * QUEUES)),
+                       self.target(target_netdev(
+                           more='vnet_hdr=off,incoming-fds=on')),
+                       self.target(target_netdev(
+                           more='ifname=tap1,incoming-fds=on')),
+                       self.target(source_netdev(
+                           ifname='tap1', more=f'{LOCAL},incoming-fds=off'))):
+            self.assert_refused(source, target, 'net0')
+            self.assertNotIn('never claimed', target.get_log())
 
     def test_postcopy(self):
         source = self.source()
@@ -335,11 +401,12 @@ class TapLocalSetup(TapLocalTestBase):
         self.assert_refused(source, target, "netdev 'net0' queue 0",
                             'on the source|source', 'kernel-state=on')
 
-    def assert_option_error(self, netdev, *patterns, args=()):
+    def assert_option_error(self, netdev, *patterns, args=(), command=(),
+                            pass_fds=()):
         result = subprocess.run(
-            [self.qemu_bin, '-M', 'none', '-nodefaults', '-display', 'none',
-             '-S', '-netdev', netdev, *args], capture_output=True, text=True,
-            timeout=self.timeout)
+            [*command, self.qemu_bin, '-M', 'none', '-nodefaults', '-display',
+             'none', '-S', '-netdev', netdev, *args], capture_output=True,
+            text=True, timeout=self.timeout, pass_fds=pass_fds)
         self.assertEqual(result.returncode, 1, netdev)
         for pattern in patterns:
             self.assertRegex(result.stderr, pattern, netdev)
@@ -352,6 +419,10 @@ class TapLocalSetup(TapLocalTestBase):
         self.assert_option_error(
             f'tap,id=net0,queues=1025,{LOCAL},incoming-fds=on',
             "'net0'", 'queues=1025', '1024', args=incoming)
+        for netdev in (source_netdev(0), target_netdev(0)):
+            self.assert_option_error(netdev, "'net0': queues=0", '1024',
+                                     args=incoming if 'incoming' in netdev
+                                     else ())
         for other in 'fd=3', 'fds=3:4', 'helper=/bin/false':
             self.assert_option_error(
                 f'tap,id=net0,{other},{LOCAL},incoming-fds=on',
@@ -364,6 +435,36 @@ class TapLocalSetup(TapLocalTestBase):
             self.assert_option_error(
                 target_netdev(more=f'incoming-fds=on,{vhostfds}'),
                 "'net0'", *patterns, str(QUEUES), args=incoming)
+
+    @skipIfMissingCommands('strace')
+    def test_option_errors_close_once(self):
+        """An error in an option closes no file descriptor twice"""
+        fd = self.inherit(tap.open_tap('tap5', uapi.IFF_VNET_HDR))
+        bad = 'vhost=on,vhostfd=999'
+        for netdev in (source_netdev(1, more=bad),
+                       f'tap,id=net0,fd={fd},{bad}',
+                       f'tap,id=net0,helper={self.helper()},{bad}'):
+            for more in '', f',{LOCAL}':
+                path = self.log_file(self.unique('strace') + '.log')
+                self.assert_option_error(
+                    netdev + more, '999',
+                    command=('strace', '-f', '-e', 'trace=close', '-e',
+                             'signal=none', '-o', path),
+                    pass_fds=[fd])
+                with open(path, encoding='utf-8', errors='replace') as trace:
+                    calls = trace.read()
+                self.assertIn('close(', calls)
+                self.assertNotIn('EBADF', calls, netdev + more)
+
+    def test_option_twice(self):
+        """All names of the option together, one of them twice; an id twice"""
+        vm = self.source(source_netdev(
+            more=f'{LOCAL},{LOCAL},cpr=on,x-permit-local-migration=on'))
+        states = self.states(vm)
+        self.hand_over_and_run(vm, self.target(), states)
+        self.assert_option_error(
+            source_netdev(ifname='tap1'), "(?i)duplicate ID 'net0'",
+            args=('-netdev', source_netdev(ifname='tap2')))
 
     def test_kernel_state_on(self):
         netdev = source_netdev(more=f'{LOCAL},kernel-state=on')

@@ -12,12 +12,11 @@ import subprocess
 
 from qemu_test import QemuSystemTest
 
-from tap_local_base import (LOCAL, QUEUES, TapLocalTestBase, nic,
+from tap_local_base import (LOCAL, QUEUES, VHOST_NET, TapLocalTestBase, nic,
                             source_netdev, target_netdev)
 
 OTHER = 'QEMU_TEST_OTHER_BINARY'
 MACHINE = 'pc-q35-10.0'
-VHOST_NET = '/dev/vhost-net'
 TUN_F_UDP_TUNNEL_GSO = 0x80
 
 
@@ -49,12 +48,6 @@ class TapLocalVersions(TapLocalTestBase):
         """Use a machine type; returns the NIC for it"""
         self.set_machine(name)
         return nic(0, QUEUES, bus='pcie.0' if 'q35' in name else 'pci.0')
-
-    def require_vhost(self):
-        try:
-            os.close(os.open(VHOST_NET, os.O_RDWR))
-        except OSError as e:
-            self.skipTest(f'{VHOST_NET}: {e.strerror}')
 
     def swap(self):
         """Let the next QEMU be of the other version"""
