@@ -219,8 +219,10 @@ class TapLocalPackets(TapLocalTestBase):
         for capture in captures:
             self.assertEqual(capture.count(), 0)
         self.cont(target)
+        # Those that waited for the start come together, and first
+        waited = captures[1].count()
         self.wait_for('waiting for announcements',
-                      lambda: captures[1].count() > 2)
+                      lambda: captures[1].count() > waited + 2)
         self.assertEqual(captures[0].count(), 0)
 
     def assert_announces(self, vm, captures):

@@ -6,6 +6,7 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import os
 import threading
 
 from qemu_test import QemuSystemTest, skipIfMissingCommands
@@ -30,6 +31,8 @@ class TapLocalResume(TapLocalTestBase):
 
         with tap.TapQueues(source.get_pid()) as queues:
             self.assertTrue(any(q.has_packet() for q in queues))
+            # The flag is of the open file, which both sides have
+            os.set_blocking(queues[0].fd, True)
             self.cont(source)
             self.wait_for('waiting for the source to read',
                           lambda: not any(q.has_packet() for q in queues))
@@ -117,6 +120,7 @@ class TapLocalResume(TapLocalTestBase):
         with FdProxy(listen, path, QUEUES, lambda stream: 2):
             source.cmd('migrate', uri=f'unix:{listen}')
             self.assertEqual(self.wait_migration(target)['status'], 'failed')
+        self.assertNotIn(tap.TUN, self.open_files(target))
         self.assert_resumes(source, states)
         # The target refuses 'cont'
         target.qmp('cont')

@@ -401,12 +401,11 @@ class TapLocalSetup(TapLocalTestBase):
         self.assert_refused(source, target, "netdev 'net0' queue 0",
                             'on the source|source', 'kernel-state=on')
 
-    def assert_option_error(self, netdev, *patterns, args=(), command=(),
-                            pass_fds=()):
+    def assert_option_error(self, netdev, *patterns, args=()):
         result = subprocess.run(
-            [*command, self.qemu_bin, '-M', 'none', '-nodefaults', '-display',
-             'none', '-S', '-netdev', netdev, *args], capture_output=True,
-            text=True, timeout=self.timeout, pass_fds=pass_fds)
+            [self.qemu_bin, '-M', 'none', '-nodefaults', '-display', 'none',
+             '-S', '-netdev', netdev, *args], capture_output=True, text=True,
+            timeout=self.timeout)
         self.assertEqual(result.returncode, 1, netdev)
         for pattern in patterns:
             self.assertRegex(result.stderr, pattern, netdev)
@@ -438,23 +437,33 @@ class TapLocalSetup(TapLocalTestBase):
 
     @skipIfMissingCommands('strace')
     def test_option_errors_close_once(self):
-        """An error in an option closes no file descriptor twice"""
-        fd = self.inherit(tap.open_tap('tap5', uapi.IFF_VNET_HDR))
-        bad = 'vhost=on,vhostfd=999'
-        for netdev in (source_netdev(1, more=bad),
-                       f'tap,id=net0,fd={fd},{bad}',
-                       f'tap,id=net0,helper={self.helper()},{bad}'):
-            for more in '', f',{LOCAL}':
-                path = self.log_file(self.unique('strace') + '.log')
-                self.assert_option_error(
-                    netdev + more, '999',
-                    command=('strace', '-f', '-e', 'trace=close', '-e',
-                             'signal=none', '-o', path),
-                    pass_fds=[fd])
-                with open(path, encoding='utf-8', errors='replace') as trace:
-                    calls = trace.read()
-                self.assertIn('close(', calls)
-                self.assertNotIn('EBADF', calls, netdev + more)
+        """
+        An error in an option closes no file descriptor twice
+
+        On the command line, QEMU would exit before it does.
+        """
+        path = self.log_file('strace.log')
+        vm = self.launch(self.create('qemu', None, wrapper=(
+            'strace', '-D', '-f', '-e', 'trace=close', '-e', 'signal=none',
+            '-o', path)))
+        fd = tap.open_tap('tap5', uapi.IFF_VNET_HDR)
+        self.addCleanup(os.close, fd)
+        for options in ({'fd': 'tap'}, {'helper': self.helper()},
+                        {'ifname': 'tap0', 'script': 'no',
+                         'downscript': 'no'}):
+            for more in {}, {'local-migration-supported': True}:
+                if 'fd' in options:
+                    vm.send_fd_scm(fd)
+                    vm.cmd('getfd', fdname='tap')
+                self.assertIn("'missing'", self.qmp_error(vm, 'netdev_add', **{
+                    'type': 'tap', 'id': 'net0', 'vhost': True,
+                    'vhostfd': 'missing', **options, **more}))
+        self.assertNotIn(tap.TUN, self.open_files(vm))
+        self.quit(vm)
+        with open(path, encoding='utf-8', errors='replace') as trace:
+            calls = trace.read()
+        self.assertIn('close(', calls)
+        self.assertNotIn('EBADF', calls)
 
     def test_option_twice(self):
         """All names of the option together, one of them twice; an id twice"""
