@@ -80,6 +80,8 @@ class TapLocalChanged(TapLocalTestBase):
         self.require_kernel_state()
         vm, agent, _ = self.boot(source_netdev())
         states = self.states(vm)
+        places = self.places(vm)
+        self.assertEqual(places, [*range(QUEUES)])
         self.assertEqual(self.attached(vm), [True] * QUEUES)
         target = self.guest_target(target_netdev())
         self.hand_over(vm, target)
@@ -89,6 +91,7 @@ class TapLocalChanged(TapLocalTestBase):
         self.quit(target)
         self.cont(vm)
         self.assertEqual(self.states(vm), states)
+        self.assertEqual(self.places(vm), places)
         self.assert_answers(agent)
         self.quit(vm)
         self.assertNotIn('cannot be restored', vm.get_log())
@@ -136,15 +139,44 @@ class TapLocalChanged(TapLocalTestBase):
             self.hand_over_and_run(vm, target, states)
             vm = target
 
+    def test_programs_on_second_hop(self):
+        """From A to B, and on to C, which refuses, or never runs"""
+        self.require_kernel_state()
+        first = self.source()
+        for request, insns in ((uapi.TUNSETSTEERINGEBPF, bpf_return(2)),
+                               (uapi.TUNSETFILTEREBPF, bpf_drop(ETHERTYPE))):
+            self.set_program(first, request, insns)
+        states = self.states(first)
+        self.assertNotIn(0, [states[0][name]['id']
+                             for name in ('steering', 'filter')])
+        vm = self.target()
+        self.hand_over_and_run(first, vm, states)
+        self.assert_refused(vm, self.target(target_netdev(
+            more='vnet_hdr=off,incoming-fds=on')), 'vnet_hdr')
+        self.assertEqual(self.states(vm), states)
+        target = self.target()
+        self.hand_over(vm, target)
+        target.kill()
+        self.cont(vm)
+        self.assertEqual(self.states(vm), states)
+        self.assertNotIn('restored', self.tap_info(vm))
+
     def lose_program(self, vm):
-        """Detach the program of @vm, and have its open file forget it"""
+        """
+        Detach the programs of @vm, and have its open file forget one
+
+        Only the filter can be restored then, which comes after it.
+        """
         with tap.TapQueues(vm.get_pid()) as queues:
+            prog = queues[0].state()['filter']['id']
             fcntl.ioctl(queues[0].fd, uapi.TUNSETSTEERINGEBPF,
                         struct.pack('i', -1))
             fcntl.ioctl(queues[0].fd, uapi.TUNGETSTATE, uapi.TunState(
-                mask=1 << uapi.GROUPS['steering'],
-                flags=uapi.TUN_STATE_F_HOLD))
-        self.assertEqual(self.held(vm), [{}] * QUEUES)
+                mask=1 << uapi.GROUPS['filter'], flags=uapi.TUN_STATE_F_HOLD))
+            fcntl.ioctl(queues[0].fd, uapi.TUNSETFILTEREBPF,
+                        struct.pack('i', -1))
+        self.assertEqual(self.held(vm),
+                         [{'filter': prog}] + [{}] * (QUEUES - 1))
 
     def change_all(self, vm):
         with tap.TapQueues(vm.get_pid()) as queues:
@@ -225,6 +257,7 @@ class TapLocalChanged(TapLocalTestBase):
         self.require_kernel_state()
         vm, agent, _ = self.boot(source_netdev())
         self.set_program(vm, uapi.TUNSETSTEERINGEBPF, bpf_return(2))
+        self.set_program(vm, uapi.TUNSETFILTEREBPF, bpf_drop(ETHERTYPE))
         states = self.states(vm)
         prog = states[0]['steering']['id']
         target = self.guest_target(target_netdev())
@@ -235,7 +268,8 @@ class TapLocalChanged(TapLocalTestBase):
         self.cont(vm)
         reason = self.tap_info(vm)['restore-failed']
         self.assertRegex(reason, f'steering.id is 0 instead of {prog}')
-        self.assertNotIn('vnet', reason)
+        for name in 'vnet', 'filter', 'queue.flags':
+            self.assertNotIn(name, reason)
         self.assertEqual(self.event(vm, 'NETDEV_TAP_RESTORE_FAILED'),
                          [{'netdev-id': 'net0', 'reason': reason}])
         # All but the program is as it was
