@@ -140,8 +140,12 @@ class TapQueue:
         state = {
             'ifname': self.ifname,
             'flags': f'{self.flags:#x}',
-            'sndbuf': self.sndbuf,
         }
+        try:
+            state['sndbuf'] = self.sndbuf
+        except OSError:
+            # A macvtap does not tell it
+            pass
         if self.flags & uapi.IFF_VNET_HDR:
             state['vnet_hdr_len'] = self.vnet_hdr_len
             state['vnet_le'] = _get_u32(self.fd, uapi.TUNGETVNETLE)

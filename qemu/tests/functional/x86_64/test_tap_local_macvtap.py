@@ -85,6 +85,8 @@ class TapLocalMacvtap(TapLocalTestBase):
 
     def test_kernel_state_on(self):
         """The groups that the kernel reports are verified"""
+        self.require_kernel_state()
+
         def target():
             return self.target(
                 target_netdev(QUEUES, 'incoming-fds=on,kernel-state=on'),
