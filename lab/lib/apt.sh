@@ -55,15 +55,6 @@ stale_policy() {
 		echo 'Acquire::Check-Valid-Until "true";'
 }
 
-# host_tool COMMAND PACKAGE: install PACKAGE if COMMAND is missing
-host_tool() {
-	command -v "$1" >/dev/null && return
-	step_start "installing $2 on this machine"
-	{ apt-get update && apt-get install -y --no-install-recommends "$2"; } >&2 ||
-		die_of_download "cannot install $2 on this machine"
-	step_end
-}
-
 # suite_mirror SUITE
 suite_mirror() {
 	case $1 in
@@ -146,8 +137,12 @@ download() {
 
 # need_mmdebstrap: have mmdebstrap on this machine, and a mirror
 need_mmdebstrap() {
-	host_tool mmdebstrap mmdebstrap
 	need_mirror
+	command -v mmdebstrap >/dev/null && return
+	step_start "installing mmdebstrap on this machine"
+	{ apt-get update && apt-get install -y --no-install-recommends mmdebstrap; } >&2 ||
+		die_of_download "cannot install mmdebstrap on this machine"
+	step_end
 }
 
 # debian_tree SUITE VARIANT DIR PACKAGES [OPTION...]: have mmdebstrap unpack a

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Count the results in logs of TAP.
+"""Count the results in a log of TAP.
 
-usage: count_results.py LOG...
+usage: count_results.py LOG
 
-Print "passed failed skipped" of all logs; say on stderr which are skipped.
+Print "passed failed skipped"; say on stderr which are skipped.
 """
 
 import re
@@ -41,16 +41,12 @@ def count(lines):
 
 
 def main():
-    """Count the results of the logs on the command line."""
-    total = [0, 0, 0]
-    for name in sys.argv[1:]:
-        with open(name, encoding='utf-8', errors='replace') as log:
-            passed, failed, skipped = count(log)
-        total = [total[0] + passed, total[1] + failed,
-                 total[2] + len(skipped)]
-        for line in skipped:
-            print(f'skipped: {line}', file=sys.stderr)
-    print(*total)
+    """Count the results of the log on the command line."""
+    with open(sys.argv[1], encoding='utf-8', errors='replace') as log:
+        passed, failed, skipped = count(log)
+    for line in skipped:
+        print(f'skipped: {line}', file=sys.stderr)
+    print(passed, failed, len(skipped))
 
 
 if __name__ == '__main__':

@@ -5,6 +5,11 @@
 # every signature; functions unpack them. To be sourced after common.sh.
 
 SOURCES=$CACHE/sources
+# Directories of big drivers that no kernel of the lab needs
+BIG=('*/drivers/'{accel,gpu,iio,infiniband,media,net/wireless,scsi,staging} '*/sound')
+
+# broken DOWNLOAD: end, as it cannot be unpacked
+broken() { die "${1##*/} cannot be unpacked" "it is broken: rm -r '$1', then again"; }
 
 # fetched NAME SUITE WHAT APT-GET-ARGUMENT...: have NAME in the cache, or end
 fetched() {
@@ -47,19 +52,10 @@ linux_source() {
 	name=${deb##*/}
 	name=${name%%_*}
 	if [ "${3:-}" = full ]; then
-		# Leave out big drivers that no kernel of the lab needs, except
-		# for their Kconfig files.
-		what=(--exclude='*/drivers/gpu/*.[chS]'
-			--exclude='*/drivers/media/*.[ch]'
-			--exclude='*/drivers/staging/*.[ch]'
-			--exclude='*/drivers/infiniband/*.[ch]'
-			--exclude='*/drivers/accel/*.[ch]'
-			--exclude='*/drivers/scsi/*.[ch]'
-			--exclude='*/drivers/net/wireless/*.[ch]'
-			--exclude='*/sound/*.[ch]'
-			--exclude='*/Documentation/devicetree/*'
-			--exclude='*/Documentation/translations/*'
-			--exclude='*/arch/*/boot/dts/*')
+		# Keep Kconfig files of big drivers.
+		what=("${BIG[@]/%//*.[chS]}" '*/Documentation/devicetree/*'
+			'*/Documentation/translations/*' '*/arch/*/boot/dts/*')
+		what=("${what[@]/#/--exclude=}")
 	else
 		what=('*/drivers/net/tun*' '*/drivers/net/tap.c' '*/include/uapi/linux/if_tun.h'
 			'*/tools/testing/selftests/lib.mk'
@@ -71,9 +67,8 @@ linux_source() {
 	dpkg-deb --fsys-tarfile "$deb" |
 		tar -xO "./usr/src/$name.tar.xz" |
 		xz -dc -T0 |
-		tar -x -C "$dest.tmp" --strip-components=1 --wildcards "${what[@]}" || {
-		die "${deb##*/} cannot be unpacked" "it is broken: rm '$deb', then again"
-	}
+		tar -x -C "$dest.tmp" --strip-components=1 --wildcards "${what[@]}" ||
+		broken "$deb"
 	: >"$dest.tmp/${mark##*/}"
 	mv "$dest.tmp" "$dest"
 }
@@ -86,10 +81,7 @@ linux_headers() {
 		say "unpacking ${deb##*/}"
 		# Follow /lib, which older packages use: it is a link.
 		dpkg-deb --fsys-tarfile "$deb" |
-			tar -x -C "$2" --keep-directory-symlink || {
-			die "${deb##*/} cannot be unpacked" \
-				"it is broken: rm '$deb', then again"
-		}
+			tar -x -C "$2" --keep-directory-symlink || broken "$deb"
 		mkdir -p "$2/etc/tapstate-headers"
 		: >"$2/etc/tapstate-headers/${deb##*/}"
 	done
@@ -107,17 +99,8 @@ linux_image() {
 	for f in "$debs"/*.deb; do
 		say "unpacking ${f##*/}"
 		dpkg-deb --fsys-tarfile "$f" |
-			tar -x -C "$dir.tmp" --wildcards \
-				--exclude='*/drivers/gpu/*' \
-				--exclude='*/drivers/media/*' \
-				--exclude='*/drivers/infiniband/*' \
-				--exclude='*/drivers/scsi/*' \
-				--exclude='*/drivers/staging/*' \
-				--exclude='*/drivers/net/wireless/*' \
-				--exclude='*/sound/*' --exclude='*/drivers/iio/*' \
-				--exclude='*/usr/share/*' || {
-			die "${f##*/} cannot be unpacked" "it is broken: rm '$f', then again"
-		}
+			tar -x -C "$dir.tmp" --wildcards "${BIG[@]/#/--exclude=}" \
+				--exclude='*/usr/share/*' || broken "$f"
 	done
 	# Take modules from /lib or /usr/lib: Debian's packages use either.
 	[ -d "$dir.tmp/lib/modules" ] || mv "$dir.tmp/usr/lib/modules" "$dir.tmp/lib/"
@@ -151,10 +134,7 @@ qemu_source() {
 	rm -rf "$dest" "$dest.tmp"
 	# Skip the check: apt has checked the file against the signed index.
 	in_root dpkg-source --no-check -x "/cache/${1#"$CACHE/"}" \
-		"/tapstate/${dest#"$REPO/"}.tmp" >&2 || {
-		die "${1##*/} cannot be unpacked" \
-			"it is broken: rm -r '${1%/*}', then again"
-	}
+		"/tapstate/${dest#"$REPO/"}.tmp" >&2 || broken "${1%/*}"
 	rm -rf "$dest.tmp/roms" "$BUILD"/src/qemu_*.tar.*
 	: >"$dest.tmp/${mark##*/}"
 	mv "$dest.tmp" "$dest"

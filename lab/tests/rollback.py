@@ -58,12 +58,14 @@ class Failure:
     attempt() returns when the source has ended the migration.
     """
 
-    netdev = None           # wrong options of the target, or None
     reason = "."            # pattern of the target's error
     return_path = False     # does the target answer the source?
 
     def __init__(self, testbed):
         self.testbed = testbed
+
+    def netdev(self):
+        """Return wrong options of the target, or None."""
 
     def tamper(self, stream, target):
         """Change the stream; see tamper of FdProxy."""
@@ -213,27 +215,24 @@ class FewerQueues(Failure):
     """the target has fewer queues"""
     reason = f"^net0/{QUEUES // 2}/net-tap: "
 
-    def __init__(self, testbed):
-        super().__init__(testbed)
-        self.netdev = testbed.options(QUEUES // 2) + ",incoming-fds=on"
+    def netdev(self):
+        return self.testbed.options(QUEUES // 2) + ",incoming-fds=on"
 
 
 class MoreQueues(Failure):
     """the target has more queues"""
     reason = f"^netdev 'net0' queue {QUEUES}: its file descriptor is not in"
 
-    def __init__(self, testbed):
-        super().__init__(testbed)
-        self.netdev = testbed.options(QUEUES * 2) + ",incoming-fds=on"
+    def netdev(self):
+        return self.testbed.options(QUEUES * 2) + ",incoming-fds=on"
 
 
 class OtherName(Failure):
     """the target wants another device"""
     reason = "^netdev 'net0' queue 0: the TAP is '.*ifname=other0"
 
-    def __init__(self, testbed):
-        super().__init__(testbed)
-        self.netdev = testbed.options() + ",incoming-fds=on,ifname=other0"
+    def netdev(self):
+        return self.testbed.options() + ",incoming-fds=on,ifname=other0"
 
 
 class Cancelled(Failure):
@@ -292,7 +291,7 @@ def go_on(source):
 def fail(testbed, source, failure):
     """Let one attempt fail, and check that it left nothing behind."""
     state, files = testbed.state(), len(os.listdir(f"/proc/{source.get_pid()}/fd"))
-    target = testbed.target(failure.netdev)
+    target = testbed.target(failure.netdev())
     failure.attempt(source, target)
     go_on(source)
     testbed.check_state(state, "by the failure")
