@@ -47,10 +47,9 @@ def set_what_differs():
 
 
 class Demo:
-    def __init__(self, testbed, meanwhile=None):
+    def __init__(self, testbed):
         self.start = time.monotonic()
         self.testbed = testbed
-        self.meanwhile = meanwhile
         self.problems = []
         self.moments = []
 
@@ -94,8 +93,6 @@ class Demo:
         self.say(f"migration {number}: {source.name} -> {target.name}")
         hand_over(source, target,
                   os.path.join(self.testbed.directory, f"migrate{number}"))
-        if self.meanwhile and number == 1:
-            subprocess.run(self.meanwhile, shell=True, check=False)
         target.cmd("cont")
         stop = source.event("STOP")
         resume = target.event("RESUME")
@@ -180,11 +177,7 @@ class Demo:
 
 
 def main():
-    parser = testbed_parser(__doc__)
-    parser.add_argument("--meanwhile", metavar="COMMAND",
-                        help="run it while the guest is stopped for the first "
-                        "migration, to see that the demo notices")
-    args = parser.parse_args()
+    args = testbed_parser(__doc__).parse_args()
 
     for variable in "LAB_GUEST_KERNEL", "LAB_GUEST_INITRD":
         if variable not in os.environ:
@@ -192,7 +185,7 @@ def main():
                      "'make demo'")
 
     with Testbed(rate=args.rate) as testbed:
-        demo = Demo(testbed, args.meanwhile)
+        demo = Demo(testbed)
         try:
             report = demo.run()
         except ERRORS as error:

@@ -300,6 +300,7 @@ def fail(testbed, source, failure):
     if len(os.listdir(f"/proc/{source.get_pid()}/fd")) != files:
         raise TestbedError("the source has other fds than before")
     target.kill()
+    return source
 
 
 def succeed(testbed, source, kill=False):
@@ -322,6 +323,12 @@ def succeed(testbed, source, kill=False):
     return target
 
 
+def expect_none(problems):
+    if text := "\n".join(problems):
+        raise TestbedError(text)
+    return True
+
+
 def main():
     parser = testbed_parser(__doc__)
     parser.add_argument("--vhost", action="store_true")
@@ -335,7 +342,7 @@ def main():
                 result = work(*arguments)
             except ERRORS as error:
                 testbed.complain(error)
-            tap.result(result is not False and result is not None, text)
+            tap.result(bool(result), text)
             return result
 
         vm = step("the guest is up", testbed.boot)
@@ -343,29 +350,20 @@ def main():
             return tap.end()
         objects = kernel_objects()
         for failure in FAILURES:
-            def one(failure=failure):
-                fail(testbed, vm, failure(testbed))
-                return True
-            if not step(f"goes on: {failure.__doc__}", one):
+            if not step(f"goes on: {failure.__doc__}", fail, testbed, vm,
+                        failure(testbed)):
                 return tap.end()
-            if not (moved := step("and then succeeds", succeed, testbed, vm)):
+            vm = step("and then succeeds", succeed, testbed, vm)
+            if not vm:
                 return tap.end()
-            vm = moved
-        if moved := step("goes on: source killed after the hand-over",
-                         succeed, testbed, vm, True):
-            vm = moved
-            checks = {}
+        vm = step("goes on: source killed after the hand-over", succeed,
+                  testbed, vm, True)
+        if vm:
             if objects:
-                checks["nothing is left in the kernel"] = list(
-                    kernel_problems(objects, kernel_objects()))
-            try:
-                checks["no packet is missing"] = testbed.finish()
-            except ERRORS as error:
-                checks["no packet is missing"] = [str(error)]
-            for text, problems in checks.items():
-                for problem in problems:
-                    print("# " + problem)
-                tap.result(not problems, text)
+                step("nothing is left in the kernel", lambda: expect_none(
+                    kernel_problems(objects, kernel_objects())))
+            step("no packet is missing",
+                 lambda: expect_none(testbed.finish()))
             vm.quit()
     return tap.end()
 
