@@ -113,25 +113,6 @@ static const TapKField tap_kfields[] = {
     KBITS(QUEUE, queue.flags, VERIFIED, HEX, TAP_KSTATE_QUEUE_VERIFIED),
 };
 
-static const char *tap_kstate_group_name(uint64_t group)
-{
-    static const struct {
-        uint64_t group;
-        const char *name;
-    } groups[] = {
-#define KGROUP(_number, _name, _member) { TUN_STATE_ ## _name, #_member },
-        __TUN_STATE_GROUPS(KGROUP)
-#undef KGROUP
-    };
-
-    for (size_t i = 0; i < ARRAY_SIZE(groups); i++) {
-        if (group == groups[i].group) {
-            return groups[i].name;
-        }
-    }
-    return "?";
-}
-
 static int tap_kstate_ioctl(int fd, unsigned long request, struct tun_state *st)
 {
     return RETRY_ON_EINTR(ioctl(fd, request, st)) < 0 ? -errno : 0;
@@ -373,6 +354,7 @@ char *tap_kstate_restore(int fd, const struct tun_state *expected,
     while (groups) {
         uint64_t group = BIT_ULL(ctz64(groups));
         struct tun_state st = *actual;
+        const char *name = NULL;
         int ret;
 
         groups &= ~group;
@@ -386,9 +368,10 @@ char *tap_kstate_restore(int fd, const struct tun_state *expected,
                 tap_kfield_differs(field, expected, actual)) {
                 tap_kfield_copy(field, &st, expected);
                 st.mask = group;
+                name = field->name;
             }
         }
-        if (!st.mask) {
+        if (!name) {
             continue;
         }
         /* TUNSETOFFLOAD, which changed enabled, has overwritten wanted, too */
@@ -397,8 +380,8 @@ char *tap_kstate_restore(int fd, const struct tun_state *expected,
         }
         ret = tap_kstate_ioctl(fd, TUNSETSTATE, &st);
         if (ret) {
-            g_string_append_printf(out, "%s%s: %s", out->len ? ", " : "",
-                                   tap_kstate_group_name(group),
+            g_string_append_printf(out, "%s%.*s: %s", out->len ? ", " : "",
+                                   (int)strcspn(name, "."), name,
                                    strerror(-ret));
         }
     }

@@ -38,6 +38,14 @@ typedef struct TapPending {
     uint8_t *sent;              /* each packet behind its length */
 } TapPending;
 
+/* States of a queue that are compared with each other */
+typedef enum TapSnapshot {
+    TAP_KEPT,                   /* when it was suspended, or arrived */
+    TAP_NOW,
+    TAP_EXPECTED,               /* in the incoming stream */
+    TAP_SNAPSHOT__MAX
+} TapSnapshot;
+
 #define TYPE_TAP_LOCAL_QUEUE "tap-local-queue"
 OBJECT_DECLARE_SIMPLE_TYPE(TapLocalQueue, TAP_LOCAL_QUEUE)
 
@@ -52,15 +60,10 @@ struct TapLocalQueue {
     TapStream stream;           /* that section, or the one to be saved */
     TapKState ks;               /* kernel state in the section */
     bool steering;              /* in the section: QEMU's own program */
-    struct tun_state state;     /* when it was suspended or arrived */
-    struct tun_state expected;  /* in the incoming stream */
+    struct tun_state st[TAP_SNAPSHOT__MAX];
     TapPending pending;
+    QTAILQ_ENTRY(TapLocalQueue) next;
 };
-
-typedef struct TapLocalNotifier {
-    NotifierWithReturn notifier;
-    TapLocal *local;
-} TapLocalNotifier;
 
 /* A netdev */
 struct TapLocal {
@@ -72,7 +75,9 @@ struct TapLocal {
     bool started;               /* NIC and vhost run */
     bool gone;                  /* the device was deleted: do not touch it */
     char ifname[IFNAMSIZ];
-    GPtrArray *queues;          /* TapLocalQueue, in order */
+    unsigned int count;         /* of queues */
+    QTAILQ_HEAD(, TapLocalQueue) queues;
+    QTAILQ_ENTRY(TapLocal) next;
 
     bool vnet_hdr;              /* options */
     char *want_ifname;          /* ... of a target, or NULL */
@@ -94,27 +99,16 @@ struct TapLocal {
     VMChangeStateEntry *vmstate;
     VMChangeStateEntry *vmstate_last;
     NotifierWithReturn incoming;
-    TapLocalNotifier outgoing_notifiers[MIG_MODE__MAX];
+    NotifierWithReturn outgoing_notifiers[MIG_MODE__MAX];
 };
-
-static inline TapLocalQueue *tap_local_queue(const TapLocal *local,
-                                             unsigned int i)
-{
-    return g_ptr_array_index(local->queues, i);
-}
 
 /* tap-local.c */
 
-/**
- * tap_local_suspend: prepare all queues of a netdev for the outgoing stream
- *
- * Reads the state of the device, and lets nobody on this side read from it or
- * change it. Until the other QEMU runs, either side may go on.
- *
- * @local: the netdev
- * @errp: set on error, and nothing changed then
- *
- * Returns: false and sets @errp on error
+extern QTAILQ_HEAD(TapLocals, TapLocal) tap_locals;
+
+/*
+ * Read the state of the device for the outgoing stream, and let nobody on this
+ * side read from it or change it. Change nothing on error.
  */
 bool tap_local_suspend(TapLocal *local, Error **errp);
 
@@ -132,57 +126,34 @@ void tap_local_set_unverified(TapLocal *local, const char *reason);
 
 /* tap-restore.c */
 
-/**
- * tap_local_read: read the state of each queue
- *
- * @local: the netdev; its fds have arrived
- * @states: one for each queue
- * @hold: hold the eBPF programs, to restore them
- * @errp: set when the device is gone
- *
- * Returns: false and sets @errp on error
+/*
+ * Read the state of each queue; fails when the device is gone. With @hold, the
+ * kernel holds the eBPF programs, to restore them.
  */
-bool tap_local_read(TapLocal *local, struct tun_state *states, bool hold,
-                    Error **errp);
+bool tap_local_read(TapLocal *local, TapSnapshot to, bool hold, Error **errp);
 
-/**
- * tap_local_apply: bring the settings into force that QEMU has made
- *
- * Returns: true if some of them were not
- */
-bool tap_local_apply(TapLocal *local, const struct tun_state *states);
+/* Bring settings by QEMU into force; return true if some of them were not */
+bool tap_local_apply(TapLocal *local);
 
 /* List the fields of all queues that differ; see tap_kstate_differences() */
-char *tap_local_differences(TapLocal *local, const struct tun_state *before,
-                            const struct tun_state *states,
-                            unsigned int policies);
+char *tap_local_differences(TapLocal *local, TapSnapshot expected,
+                            TapSnapshot actual, unsigned int policies);
 
-/**
- * tap_local_restore: undo changes by others since the device was suspended
- *
- * @local: the netdev
- * @states: state of each queue; updated
- *
- * Returns: what could not be undone, for the caller to free, or NULL
+/*
+ * Undo changes by others since the device was suspended; return what could not
+ * be undone, for the caller to free, or NULL
  */
-char *tap_local_restore(TapLocal *local, struct tun_state *states);
+char *tap_local_restore(TapLocal *local);
 
 /* Report what could not be undone, and free it; NULL: all is well */
 void tap_local_fail(TapLocal *local, char *failed);
 
-/**
- * tap_local_places_differ: compare the order of the queues of a netdev
- *
- * Queues of the device that belong to others do not count.
- *
- * Returns: the first queue out of order, for the caller to free, or NULL
+/*
+ * Name the first queue that is out of order among those of the netdev, or
+ * return NULL; queues of the device that belong to others do not count
  */
-char *tap_local_places_differ(TapLocal *local,
-                              const struct tun_state *expected,
-                              const struct tun_state *actual);
-
-/* Return the states when the queues were suspended, or arrived; free them */
-struct tun_state *tap_local_states(TapLocal *local);
+char *tap_local_places_differ(TapLocal *local, TapSnapshot expected,
+                              TapSnapshot actual);
 
 /* tap-stream.c */
 

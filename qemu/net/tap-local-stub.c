@@ -9,20 +9,10 @@
 #include "qemu/osdep.h"
 #include "tap-local.h"
 
-#include "qapi/error.h"
-
 bool tap_local_new(const NetdevTapOptions *tap, const char *id,
                    TapLocal **local, Error **errp)
 {
     *local = NULL;
-    if (tap->has_local_migration_supported || tap->has_cpr ||
-        tap->has_x_permit_local_migration || tap->has_incoming_fds ||
-        tap->has_kernel_state) {
-        error_setg(errp, "netdev '%s': a TAP can be handed over on Linux only: "
-                   "leave out local-migration-supported=, incoming-fds=, "
-                   "kernel-state=, and their other names", id);
-        return false;
-    }
     return true;
 }
 

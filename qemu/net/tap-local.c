@@ -45,8 +45,7 @@
 #include "system/runstate.h"
 #include "trace.h"
 
-/* Netdevs by id */
-static GHashTable *tap_locals;
+union TapLocals tap_locals = QTAILQ_HEAD_INITIALIZER(tap_locals);
 
 static void tap_local_set_state(TapLocal *local, TapHandOver state)
 {
@@ -78,8 +77,8 @@ void tap_local_read_failed(TapLocalQueue *queue)
     /* The file stays readable, and would starve lower priorities for ever */
     if (local && errno == EBADFD && !local->gone) {
         local->gone = true;
-        for (unsigned int i = 0; i < local->queues->len; i++) {
-            tap_update(tap_local_queue(local, i)->s);
+        QTAILQ_FOREACH(queue, &local->queues, next) {
+            tap_update(queue->s);
         }
     }
 }
@@ -101,15 +100,13 @@ bool tap_local_is_incoming(const TapLocal *local)
 
 bool tap_local_check_arrived(const TapLocal *local, Error **errp)
 {
-    const TapLocalQueue *missing = NULL;
+    const TapLocalQueue *queue, *missing = NULL;
     unsigned int arrived = 0;
 
     if (local->state != TAP_HAND_OVER_WAITING) {
         return true;
     }
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        const TapLocalQueue *queue = tap_local_queue(local, i);
-
+    QTAILQ_FOREACH(queue, &local->queues, next) {
         arrived += queue->arrived;
         if (!queue->arrived && !missing) {
             missing = queue;
@@ -120,8 +117,8 @@ bool tap_local_check_arrived(const TapLocal *local, Error **errp)
                    "the migration stream, which has %u of the %u queues: on "
                    "the source, use local-migration-supported=on and "
                    "queues=%u, and set migration parameter 'local'",
-                   local->id, missing->index, arrived, local->queues->len,
-                   local->queues->len);
+                   local->id, missing->index, arrived, local->count,
+                   local->count);
     }
     return !missing;
 }
@@ -153,31 +150,53 @@ bool tap_local_check_ready(const TapLocalQueue *queue, bool started,
 
 bool tap_local_set(TapLocalQueue *queue, TapSetting setting, int value)
 {
-    bool now = tap_local_may_change(queue);
+    TapLocal *local = queue ? queue->netdev : NULL;
 
-    if (queue) {
-        TapLocal *local = queue->netdev;
-
-        local->set |= BIT(setting);
-        local->value[setting] = value;
-        if (setting == TAP_SETTING_STEERING && now) {
-            local->steering = value >= 0;
-        }
-        if (!now) {
-            local->changed |= BIT(setting);
-            trace_tap_local_defer(local->id, setting, value);
-        }
+    if (!local) {
+        return true;
     }
-    return now;
+    local->set |= BIT(setting);
+    local->value[setting] = value;
+    if (!tap_local_may_change(queue)) {
+        local->changed |= BIT(setting);
+        trace_tap_local_defer(local->id, setting, value);
+        return false;
+    }
+    if (setting == TAP_SETTING_STEERING) {
+        local->steering = value >= 0;
+    }
+    return true;
+}
+
+/*
+ * Findings
+ */
+
+/* Return true if @text is news */
+static bool tap_local_note(char **note, const char *text)
+{
+    if (!text || !g_strcmp0(*note, text)) {
+        return false;
+    }
+    g_free(*note);
+    *note = g_strdup(text);
+    return true;
 }
 
 void tap_local_set_unverified(TapLocal *local, const char *reason)
 {
-    if (g_strcmp0(local->unverified, reason)) {
-        g_free(local->unverified);
-        local->unverified = g_strdup(reason);
+    if (tap_local_note(&local->unverified, reason)) {
         warn_report("netdev '%s': %s: it is handed over unverified", local->id,
                     reason);
+    }
+}
+
+void tap_local_observe(TapLocal *local, const char *differences)
+{
+    if (tap_local_note(&local->observed, differences)) {
+        warn_report("netdev '%s': somebody changed the TAP during the "
+                    "migration, which does no harm: %s", local->id,
+                    differences);
     }
 }
 
@@ -187,17 +206,6 @@ void tap_local_forget(TapLocal *local)
     g_clear_pointer(&local->observed, g_free);
 }
 
-void tap_local_observe(TapLocal *local, const char *differences)
-{
-    if (differences && g_strcmp0(local->observed, differences)) {
-        g_free(local->observed);
-        local->observed = g_strdup(differences);
-        warn_report("netdev '%s': somebody changed the TAP during the "
-                    "migration, which does no harm: %s", local->id,
-                    differences);
-    }
-}
-
 /*
  * Transitions
  */
@@ -205,19 +213,18 @@ void tap_local_observe(TapLocal *local, const char *differences)
 /* OWNER, ARRIVED or SUSPENDED before -> SUSPENDED */
 bool tap_local_suspend(TapLocal *local, Error **errp)
 {
-    g_autofree struct tun_state *states = g_new(struct tun_state,
-                                                local->queues->len);
+    TapLocalQueue *queue;
 
     if (!tap_local_check_arrived(local, errp)) {
         return false;
     }
     /* Before it ran here, send the state that the source had */
     if (local->state != TAP_HAND_OVER_ARRIVED) {
-        if (!tap_local_read(local, states, true, errp)) {
+        if (!tap_local_read(local, TAP_NOW, true, errp)) {
             return false;
         }
-        for (unsigned int i = 0; i < local->queues->len; i++) {
-            tap_local_queue(local, i)->state = states[i];
+        QTAILQ_FOREACH(queue, &local->queues, next) {
+            queue->st[TAP_KEPT] = queue->st[TAP_NOW];
         }
     }
     local->offered = true;
@@ -228,20 +235,18 @@ bool tap_local_suspend(TapLocal *local, Error **errp)
 /* WAITING -> ARRIVED, or an error */
 static bool tap_local_arrive(TapLocal *local, Error **errp)
 {
-    g_autofree struct tun_state *expected = tap_local_states(local);
-    g_autofree struct tun_state *actual = tap_local_states(local);
     g_autofree char *differ = NULL;
+    TapLocalQueue *queue;
     bool known = true;
 
     if (!tap_local_check_arrived(local, errp)) {
         return false;
     }
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        expected[i] = tap_local_queue(local, i)->expected;
-        known &= !!(expected[i].mask & TUN_STATE_QUEUE);
+    QTAILQ_FOREACH(queue, &local->queues, next) {
+        known &= !!(queue->st[TAP_EXPECTED].mask & TUN_STATE_QUEUE);
     }
     if (known) {
-        differ = tap_local_places_differ(local, expected, actual);
+        differ = tap_local_places_differ(local, TAP_EXPECTED, TAP_KEPT);
     }
     if (differ) {
         error_setg(errp, "netdev '%s': the kernel state is not the expected "
@@ -256,9 +261,9 @@ static bool tap_local_arrive(TapLocal *local, Error **errp)
 /* WAITING or ARRIVED -> WAITING: the source resumes, and nobody else may */
 static void tap_local_give_back(TapLocal *local)
 {
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        TapLocalQueue *queue = tap_local_queue(local, i);
+    TapLocalQueue *queue;
 
+    QTAILQ_FOREACH(queue, &local->queues, next) {
         /* The section may have ended behind the file descriptor */
         if (queue->stream.fd >= 0) {
             close(queue->stream.fd);
@@ -277,16 +282,15 @@ static void tap_local_give_back(TapLocal *local)
 /* ARRIVED, SUSPENDED or HANDED_OVER -> OWNER: the other side does not run */
 static void tap_local_take(TapLocal *local)
 {
-    g_autofree struct tun_state *states = g_new(struct tun_state,
-                                                local->queues->len);
-    Error *err = NULL;
+    TapLocalQueue *queue;
     char *failed = NULL;
+    Error *err = NULL;
 
-    for (unsigned int i = 0; i < local->queues->len; i++) {
+    QTAILQ_FOREACH(queue, &local->queues, next) {
         /* The flag is shared with the other side: a QEMU may clear it */
-        g_unix_set_fd_nonblocking(tap_local_queue(local, i)->s->fd, true, NULL);
+        g_unix_set_fd_nonblocking(queue->s->fd, true, NULL);
     }
-    local->gone = !tap_local_read(local, states, false, &err);
+    local->gone = !tap_local_read(local, TAP_NOW, false, &err);
     tap_local_set_state(local, TAP_HAND_OVER_OWNER);
     if (local->gone) {
         /* QEMU aborts when it cannot write a setting */
@@ -294,11 +298,11 @@ static void tap_local_take(TapLocal *local)
         error_free(err);
         return;
     }
-    if (states[0].supported) {
-        failed = tap_local_restore(local, states);
+    if (QTAILQ_FIRST(&local->queues)->st[TAP_NOW].supported) {
+        failed = tap_local_restore(local);
     }
     if (!local->gone) {
-        tap_local_apply(local, states);
+        tap_local_apply(local);
         local->sndbuf = 0;
     }
     tap_local_fail(local, failed);
@@ -307,23 +311,19 @@ static void tap_local_take(TapLocal *local)
 static void tap_local_vm_change(void *opaque, bool running, RunState state)
 {
     TapLocal *local = opaque;
+    TapLocalQueue *queue;
     Error *err = NULL;
 
-    if (running) {
-        if (!tap_local_check_arrived(local, &err)) {
-            error_report_err(err);
-        } else if (local->state != TAP_HAND_OVER_OWNER) {
-            tap_local_take(local);
-        }
+    if (!running) {
+        return;
     }
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        TapLocalQueue *queue = tap_local_queue(local, i);
-
-        if (running) {
-            tap_pending_flush_for_vhost(queue);
-        }
-        queue->s->nc.not_moved &= running;
-        tap_update(queue->s);
+    if (!tap_local_check_arrived(local, &err)) {
+        error_report_err(err);
+    } else if (local->state != TAP_HAND_OVER_OWNER) {
+        tap_local_take(local);
+    }
+    QTAILQ_FOREACH(queue, &local->queues, next) {
+        tap_pending_flush_for_vhost(queue);
     }
 }
 
@@ -336,10 +336,12 @@ static void tap_local_vm_change(void *opaque, bool running, RunState state)
 static void tap_local_vm_change_last(void *opaque, bool running, RunState state)
 {
     TapLocal *local = opaque;
+    TapLocalQueue *queue;
 
     local->started = running;
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        tap_update(tap_local_queue(local, i)->s);
+    QTAILQ_FOREACH(queue, &local->queues, next) {
+        queue->s->nc.not_moved &= running;
+        tap_update(queue->s);
     }
 }
 
@@ -367,36 +369,21 @@ static int tap_local_incoming_event(NotifierWithReturn *notifier,
     }
 }
 
-static bool tap_local_check_channel(const TapLocal *local, Error **errp)
-{
-    QIOChannel *ioc = qemu_file_get_ioc(migrate_get_current()->to_dst_file);
-
-    if (!qio_channel_has_feature(ioc, QIO_CHANNEL_FEATURE_FD_PASS)) {
-        error_setg(errp, "netdev '%s' cannot be handed over: parameter 'local' "
-                   "and mode cpr-transfer require a channel that passes file "
-                   "descriptors: use a UNIX socket without TLS", local->id);
-        return false;
-    }
-    return true;
-}
-
 /*
  * Put back settings of this QEMU that somebody has changed under its guest, as
  * another QEMU does that opens the TAP.
  */
-static void tap_local_put_back(TapLocal *local, struct tun_state *states)
+static void tap_local_put_back(TapLocal *local)
 {
-    if (local->state == TAP_HAND_OVER_SUSPENDED && states[0].supported) {
-        /* After a migration that failed, with the VM still stopped */
-        tap_local_fail(local, tap_local_restore(local, states));
-    } else if (local->state == TAP_HAND_OVER_OWNER &&
-               tap_local_apply(local, states)) {
-        g_autofree struct tun_state *after = g_new(struct tun_state,
-                                                   local->queues->len);
-        g_autofree char *changed = NULL;
+    g_autofree char *changed = NULL;
 
-        if (tap_local_read(local, after, false, NULL)) {
-            changed = tap_local_differences(local, after, states,
+    if (local->state == TAP_HAND_OVER_SUSPENDED &&
+        QTAILQ_FIRST(&local->queues)->st[TAP_NOW].supported) {
+        /* After a migration that failed, with the VM still stopped */
+        tap_local_fail(local, tap_local_restore(local));
+    } else if (local->state == TAP_HAND_OVER_OWNER && tap_local_apply(local)) {
+        if (tap_local_read(local, TAP_KEPT, false, NULL)) {
+            changed = tap_local_differences(local, TAP_KEPT, TAP_NOW,
                                             BIT(TAP_KPOLICY_VERIFIED));
         }
         warn_report("netdev '%s': somebody changed the TAP of this guest, "
@@ -407,7 +394,7 @@ static void tap_local_put_back(TapLocal *local, struct tun_state *states)
 /* After netdev_del, a NIC still uses the TAP of the deleted netdev */
 static bool tap_local_is_deleted(const TapLocal *local)
 {
-    NetClientState *peer = tap_local_queue(local, 0)->s->nc.peer;
+    NetClientState *peer = QTAILQ_FIRST(&local->queues)->s->nc.peer;
 
     return peer && peer->info->type == NET_CLIENT_DRIVER_NIC &&
            qemu_get_nic(peer)->peer_deleted;
@@ -416,15 +403,21 @@ static bool tap_local_is_deleted(const TapLocal *local)
 /* Refuse to begin a migration that cannot succeed */
 static bool tap_local_set_up(TapLocal *local, Error **errp)
 {
-    g_autofree struct tun_state *states = g_new(struct tun_state,
-                                                local->queues->len);
+    QIOChannel *ioc = qemu_file_get_ioc(migrate_get_current()->to_dst_file);
 
-    if (!tap_local_check_arrived(local, errp) ||
-        !tap_local_check_channel(local, errp) ||
-        !tap_local_read(local, states, false, errp)) {
+    if (!tap_local_check_arrived(local, errp)) {
         return false;
     }
-    tap_local_put_back(local, states);
+    if (!qio_channel_has_feature(ioc, QIO_CHANNEL_FEATURE_FD_PASS)) {
+        error_setg(errp, "netdev '%s' cannot be handed over: parameter 'local' "
+                   "and mode cpr-transfer require a channel that passes file "
+                   "descriptors: use a UNIX socket without TLS", local->id);
+        return false;
+    }
+    if (!tap_local_read(local, TAP_NOW, false, errp)) {
+        return false;
+    }
+    tap_local_put_back(local);
     return true;
 }
 
@@ -435,15 +428,26 @@ static void tap_local_explain_failure(const TapLocal *local)
         warn_report("netdev '%s': the migration failed with its %u queue(s) in "
                     "the stream: if the target refused them, its log says why, "
                     "and id=, queues=, vnet_hdr= and the NIC have to be the "
-                    "same there", local->id, local->queues->len);
+                    "same there", local->id, local->count);
     }
 }
 
-static int tap_local_outgoing_event(TapLocal *local, MigrationEvent *e,
-                                    Error **errp)
+static int tap_local_outgoing_event(NotifierWithReturn *notifier,
+                                    MigrationEvent *e, Error **errp)
 {
+    /* QEMU calls the notifiers of the present mode */
+    TapLocal *local = container_of(notifier - migrate_mode(), TapLocal,
+                                   outgoing_notifiers[0]);
+
     switch (e->type) {
     case MIG_EVENT_PRECOPY_SETUP:
+        /* A QEMU that execs itself has no TAP: neither open nor in the stream */
+        if (!strcmp(MigMode_str(migrate_mode()), "cpr-exec")) {
+            error_setg(errp, "netdev '%s' has local-migration-supported=on, "
+                       "which mode cpr-exec cannot hand over: use "
+                       "cpr-transfer", local->id);
+            return -EINVAL;
+        }
         local->offered = false;
         tap_local_forget(local);
         /* Decided once: parameters may change while the migration runs */
@@ -471,22 +475,6 @@ static int tap_local_outgoing_event(TapLocal *local, MigrationEvent *e,
     local->offered = false;
     local->outgoing = false;
     return 0;
-}
-
-static int tap_local_mode_event(NotifierWithReturn *notifier,
-                                MigrationEvent *e, Error **errp)
-{
-    TapLocal *local = container_of(notifier, TapLocalNotifier, notifier)->local;
-
-    /* A QEMU that execs itself has no TAP: neither open nor in the stream */
-    if (e->type == MIG_EVENT_PRECOPY_SETUP &&
-        !strcmp(MigMode_str(migrate_mode()), "cpr-exec")) {
-        error_setg(errp, "netdev '%s' has local-migration-supported=on, which "
-                   "mode cpr-exec cannot hand over: use cpr-transfer",
-                   local->id);
-        return -EINVAL;
-    }
-    return tap_local_outgoing_event(local, e, errp);
 }
 
 /*
@@ -539,18 +527,15 @@ static ResettableState *tap_local_reset_get_state(Object *obj)
 /* With loadvm the guest goes back to a time before its packets came */
 static void tap_local_reset_hold(Object *obj, ResetType type)
 {
-    GHashTableIter iter;
-    void *value;
+    TapLocalQueue *queue;
+    TapLocal *local;
 
     if (type != RESET_TYPE_SNAPSHOT_LOAD) {
         return;
     }
-    g_hash_table_iter_init(&iter, tap_locals);
-    while (g_hash_table_iter_next(&iter, NULL, &value)) {
-        TapLocal *local = value;
-
-        for (unsigned int i = 0; i < local->queues->len; i++) {
-            tap_pending_drop(&tap_local_queue(local, i)->pending);
+    QTAILQ_FOREACH(local, &tap_locals, next) {
+        QTAILQ_FOREACH(queue, &local->queues, next) {
+            tap_pending_drop(&queue->pending);
         }
     }
 }
@@ -650,7 +635,8 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
                      (tap->has_x_permit_local_migration &&
                       tap->x_permit_local_migration) ||
                      (tap->has_cpr && tap->cpr);
-    g_autoptr(TapLocal) new = NULL;
+    static bool initialized;
+    TapLocal *new;
     bool incoming;
 
     *local = NULL;
@@ -660,10 +646,13 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
     if (!supported) {
         return true;
     }
-    if (tap_locals && g_hash_table_contains(tap_locals, id)) {
-        error_setg(errp, "netdev '%s': a NIC still uses a deleted netdev of "
-                   "this id: unplug the NIC first, or use another id", id);
-        return false;
+    QTAILQ_FOREACH(new, &tap_locals, next) {
+        if (!strcmp(new->id, id)) {
+            error_setg(errp, "netdev '%s': a NIC still uses a deleted netdev "
+                       "of this id: unplug the NIC first, or use another id",
+                       id);
+            return false;
+        }
     }
     /* A migration walks the list of sections */
     if (migration_is_running() || migration_incoming_is_loading()) {
@@ -675,7 +664,7 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
     new = g_new0(TapLocal, 1);
     new->refs = 1;
     new->id = g_strdup(id);
-    new->queues = g_ptr_array_new();
+    QTAILQ_INIT(&new->queues);
     new->state = incoming ? TAP_HAND_OVER_WAITING : TAP_HAND_OVER_OWNER;
     new->started = runstate_is_live(runstate_get());
     new->vnet_hdr = !tap->has_vnet_hdr || tap->vnet_hdr;
@@ -683,16 +672,14 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
                                                 ON_OFF_AUTO_AUTO;
     if (incoming) {
         new->want_ifname = g_strdup(tap->ifname);
-        new->sndbuf = !tap->has_sndbuf ? 0 :
-                      tap->sndbuf && tap->sndbuf < INT_MAX ? tap->sndbuf :
-                                                             INT_MAX;
+        new->sndbuf = tap->has_sndbuf ? MIN(tap->sndbuf ?: INT_MAX, INT_MAX) : 0;
     }
-    if (!tap_locals) {
-        tap_locals = g_hash_table_new(g_str_hash, g_str_equal);
+    if (!initialized) {
+        initialized = true;
         tap_local_init_classes();
         qemu_register_resettable(object_new(TYPE_TAP_LOCAL_RESET));
     }
-    g_hash_table_insert(tap_locals, new->id, new);
+    QTAILQ_INSERT_TAIL(&tap_locals, new, next);
     new->vmstate = qemu_add_vm_change_state_handler(tap_local_vm_change, new);
     new->vmstate_last =
         qemu_add_vm_change_state_handler_prio(tap_local_vm_change_last, new,
@@ -700,11 +687,10 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
     migration_add_incoming_notifier(&new->incoming, tap_local_incoming_event);
     /* The mode may be another one when the migration ends */
     for (int mode = 0; mode < MIG_MODE__MAX; mode++) {
-        new->outgoing_notifiers[mode].local = new;
-        migration_add_notifier_mode(&new->outgoing_notifiers[mode].notifier,
-                                    tap_local_mode_event, mode);
+        migration_add_notifier_mode(&new->outgoing_notifiers[mode],
+                                    tap_local_outgoing_event, mode);
     }
-    *local = g_steal_pointer(&new);
+    *local = new;
     return true;
 }
 
@@ -713,17 +699,13 @@ void tap_local_unref(TapLocal *local)
     if (!local || --local->refs) {
         return;
     }
-    if (local->vmstate) {
-        g_hash_table_remove(tap_locals, local->id);
-        qemu_del_vm_change_state_handler(local->vmstate);
-        qemu_del_vm_change_state_handler(local->vmstate_last);
-        migration_remove_incoming_notifier(&local->incoming);
-        for (int mode = 0; mode < MIG_MODE__MAX; mode++) {
-            migration_remove_notifier(
-                &local->outgoing_notifiers[mode].notifier);
-        }
+    QTAILQ_REMOVE(&tap_locals, local, next);
+    qemu_del_vm_change_state_handler(local->vmstate);
+    qemu_del_vm_change_state_handler(local->vmstate_last);
+    migration_remove_incoming_notifier(&local->incoming);
+    for (int mode = 0; mode < MIG_MODE__MAX; mode++) {
+        migration_remove_notifier(&local->outgoing_notifiers[mode]);
     }
-    g_ptr_array_free(local->queues, true);
     g_free(local->id);
     g_free(local->want_ifname);
     g_free(local->unverified);
@@ -762,14 +744,14 @@ bool tap_local_add_queue(TapLocal *local, TAPState *s, Error **errp)
     }
     if (s->fd >= 0 && !tap_local_check_fd(local, s->fd, errp)) {
         error_prepend(errp, "netdev '%s' queue %u: ", local->id,
-                      local->queues->len);
+                      local->count);
         return false;
     }
 
     queue = TAP_LOCAL_QUEUE(object_new(TYPE_TAP_LOCAL_QUEUE));
     queue->s = s;
     queue->netdev = local;
-    queue->index = local->queues->len;
+    queue->index = local->count;
     queue->stream.fd = -1;
     queue->ks.data = g_malloc0(TAP_KSTATE_MAX_SIZE);
     if (vmstate_register_with_alias_id(VMSTATE_IF(queue),
@@ -780,7 +762,8 @@ bool tap_local_add_queue(TapLocal *local, TAPState *s, Error **errp)
         return false;
     }
     local->refs++;
-    g_ptr_array_add(local->queues, queue);
+    local->count++;
+    QTAILQ_INSERT_TAIL(&local->queues, queue, next);
     s->local = queue;
     s->nc.local_migration = true;
     return true;
@@ -799,7 +782,8 @@ void tap_local_remove_queue(TapLocalQueue *queue)
         close(queue->stream.fd);
     }
     vmstate_unregister(VMSTATE_IF(queue), &vmstate_net_tap, queue);
-    g_ptr_array_remove(local->queues, queue);
+    local->count--;
+    QTAILQ_REMOVE(&local->queues, queue, next);
     object_unref(OBJECT(queue));
     tap_local_unref(local);
 }

@@ -172,9 +172,6 @@ ssize_t tap_write_packet(TAPState *s, const struct iovec *iov, int iovcnt);
 /* Write TUN_F_* to the device */
 void tap_write_offload(TAPState *s, unsigned int offload);
 
-/* Return the queue of a TAP netdev, or NULL if it cannot be handed over */
-TapLocalQueue *tap_get_local_queue(NetClientState *nc);
-
 /* Tell people about the TAP that has come, or is gone (@s->fd is -1) */
 void tap_set_info(TAPState *s, const char *ifname);
 

@@ -23,22 +23,21 @@
 /* Limit of pending packets of a guest, for a TAP that blocks */
 #define TAP_PENDING_MAX_SENT (16 * MiB)
 
-static void tap_pending_drop_received(TapPending *pending)
+static void tap_pending_drop_part(uint8_t **data, uint32_t *size)
 {
-    g_clear_pointer(&pending->received, g_free);
-    pending->received_size = 0;
+    g_clear_pointer(data, g_free);
+    *size = 0;
 }
 
-static void tap_pending_drop_sent(TapPending *pending)
+static void tap_pending_drop_received(TapPending *pending)
 {
-    g_clear_pointer(&pending->sent, g_free);
-    pending->sent_size = 0;
+    tap_pending_drop_part(&pending->received, &pending->received_size);
 }
 
 void tap_pending_drop(TapPending *pending)
 {
     tap_pending_drop_received(pending);
-    tap_pending_drop_sent(pending);
+    tap_pending_drop_part(&pending->sent, &pending->sent_size);
 }
 
 void tap_pending_keep_received(TapLocalQueue *queue, const uint8_t *data,
@@ -80,12 +79,13 @@ size_t tap_pending_take_received(TapLocalQueue *queue, uint8_t *buf)
 
 void tap_pending_link_changed(TapLocalQueue *queue)
 {
+    TapLocalQueue *other;
+
     if (!queue || !queue->s->nc.link_down) {
         return;
     }
-    for (unsigned int i = 0; i < queue->netdev->queues->len; i++) {
-        tap_pending_drop_received(
-            &tap_local_queue(queue->netdev, i)->pending);
+    QTAILQ_FOREACH(other, &queue->netdev->queues, next) {
+        tap_pending_drop_received(&other->pending);
     }
 }
 
@@ -148,7 +148,7 @@ bool tap_pending_flush_sent(TapLocalQueue *queue)
         tap_pending_delivered(queue, "sent", size);
         done += sizeof(uint32_t) + size;
     }
-    tap_pending_drop_sent(pending);
+    tap_pending_drop_part(&pending->sent, &pending->sent_size);
     return true;
 }
 
@@ -162,10 +162,8 @@ void tap_pending_flush_for_vhost(TapLocalQueue *queue)
     }
     tap_set_sndbuf(fd, &(NetdevTapOptions) { }, NULL);
     tap_pending_flush_sent(queue);
-    tap_set_sndbuf(fd, &(NetdevTapOptions) {
-        .has_sndbuf = true,
-        .sndbuf = sndbuf,
-    }, NULL);
+    tap_set_sndbuf(fd, &(NetdevTapOptions) { .has_sndbuf = true,
+                                             .sndbuf = sndbuf }, NULL);
 }
 
 unsigned int tap_pending_count(const TapPending *pending)
@@ -194,67 +192,47 @@ static bool tap_pending_needed(void *opaque)
     return queue->pending.received_size || queue->pending.sent_size;
 }
 
-/* Name netdev and queue, which vmstate_load_state() does not know */
-static bool G_GNUC_PRINTF(2, 3) tap_pending_damaged(TapLocalQueue *queue,
-                                                    const char *fmt, ...)
+static char *tap_pending_find_damage(const TapPending *pending)
 {
-    g_autofree char *what = NULL;
-    Error *err = NULL;
-    va_list ap;
+    const uint8_t *data = pending->sent;
 
-    va_start(ap, fmt);
-    what = g_strdup_vprintf(fmt, ap);
-    va_end(ap);
-    error_setg(&err, "netdev '%s' queue %u: the stream holds %s: it is "
-               "damaged, or from a newer QEMU", queue->netdev->id,
-               queue->index, what);
-    migration_report_error(err);
-    return false;
-}
-
-static bool tap_pending_received_fits(void *opaque, int version_id)
-{
-    TapLocalQueue *queue = opaque;
-    uint32_t size = queue->pending.received_size;
-
-    return size <= NET_BUFSIZE ||
-           tap_pending_damaged(queue, "a received packet of %u bytes, and "
-                               "there can be %u", size, NET_BUFSIZE);
-}
-
-static bool tap_pending_sent_fits(void *opaque, int version_id)
-{
-    TapLocalQueue *queue = opaque;
-    uint32_t size = queue->pending.sent_size;
-
-    return size <= TAP_PENDING_MAX_SENT ||
-           tap_pending_damaged(queue, "packets to send of %u bytes, and there "
-                               "can be %u", size,
-                               (unsigned int)TAP_PENDING_MAX_SENT);
-}
-
-static bool tap_pending_sent_valid(void *opaque, int version_id)
-{
-    TapLocalQueue *queue = opaque;
-    uint32_t left = queue->pending.sent_size, size;
-    const uint8_t *data = queue->pending.sent;
-
-    while (left > sizeof(size)) {
-        left -= sizeof(size);
-        size = ldl_be_p(data);
-        if (!size || size > NET_BUFSIZE || size > left) {
-            break;
-        }
-        left -= size;
-        data += sizeof(size) + size;
-        if (!left) {
-            return true;
-        }
+    if (pending->received_size > NET_BUFSIZE) {
+        return g_strdup_printf("a received packet of %u bytes, and there can "
+                               "be %u", pending->received_size, NET_BUFSIZE);
     }
-    return !queue->pending.sent_size ||
-           tap_pending_damaged(queue, "packets to send whose lengths are not "
-                               "those of the %u bytes that they have",
-                               queue->pending.sent_size);
+    if (pending->sent_size > TAP_PENDING_MAX_SENT) {
+        return g_strdup_printf("packets to send of %u bytes, and there can be "
+                               "%u", pending->sent_size,
+                               (unsigned int)TAP_PENDING_MAX_SENT);
+    }
+    for (uint32_t left = data ? pending->sent_size : 0, size; left;) {
+        size = left > sizeof(size) ? ldl_be_p(data) : 0;
+        if (!size || size > NET_BUFSIZE || size > left - sizeof(size)) {
+            return g_strdup_printf("packets to send whose lengths are not "
+                                   "those of the %u bytes that they have",
+                                   pending->sent_size);
+        }
+        left -= sizeof(size) + size;
+        data += sizeof(size) + size;
+    }
+    return NULL;
+}
+
+/* Check the fields so far: sizes before their data, and sent data at the end */
+static bool tap_pending_valid(void *opaque, int version_id)
+{
+    TapLocalQueue *queue = opaque;
+    g_autofree char *damage = tap_pending_find_damage(&queue->pending);
+    Error *err = NULL;
+
+    if (damage) {
+        /* vmstate_load_state() does not know netdev and queue */
+        error_setg(&err, "netdev '%s' queue %u: the stream holds %s: it is "
+                   "damaged, or from a newer QEMU", queue->netdev->id,
+                   queue->index, damage);
+        migration_report_error(err);
+    }
+    return !damage;
 }
 
 const VMStateDescription vmstate_net_tap_pending = {
@@ -265,14 +243,14 @@ const VMStateDescription vmstate_net_tap_pending = {
     .pre_load = tap_pending_pre_load,
     .fields = (const VMStateField[]) {
         VMSTATE_UINT32(pending.received_size, TapLocalQueue),
-        VMSTATE_VALIDATE("size", tap_pending_received_fits),
+        VMSTATE_VALIDATE("size", tap_pending_valid),
         VMSTATE_VBUFFER_ALLOC_UINT32(pending.received, TapLocalQueue, 1, NULL,
                                      pending.received_size),
         VMSTATE_UINT32(pending.sent_size, TapLocalQueue),
-        VMSTATE_VALIDATE("size", tap_pending_sent_fits),
+        VMSTATE_VALIDATE("size", tap_pending_valid),
         VMSTATE_VBUFFER_ALLOC_UINT32(pending.sent, TapLocalQueue, 1, NULL,
                                      pending.sent_size),
-        VMSTATE_VALIDATE("lengths of packets", tap_pending_sent_valid),
+        VMSTATE_VALIDATE("lengths of packets", tap_pending_valid),
         VMSTATE_END_OF_LIST()
     }
 };

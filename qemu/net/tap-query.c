@@ -9,7 +9,6 @@
 #include "qemu/osdep.h"
 #include "tap-local-int.h"
 
-#include "net/tap.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-net.h"
 
@@ -17,6 +16,7 @@ static TapStateInfo *tap_query_one(const TapLocal *local)
 {
     TapStateInfo *info = g_new0(TapStateInfo, 1);
     TapQueueInfoList **tail = &info->queues;
+    const TapLocalQueue *queue;
 
     *info = (TapStateInfo) {
         .id = g_strdup(local->id),
@@ -33,8 +33,7 @@ static TapStateInfo *tap_query_one(const TapLocal *local)
         .carried = local->carried,
         .delivered = local->delivered,
     };
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        const TapLocalQueue *queue = tap_local_queue(local, i);
+    QTAILQ_FOREACH(queue, &local->queues, next) {
         TapQueueInfo *q = g_new0(TapQueueInfo, 1);
         struct tun_state st;
 
@@ -50,29 +49,17 @@ static TapStateInfo *tap_query_one(const TapLocal *local)
 
 TapStateInfoList *qmp_query_tap_state(const char *id, Error **errp)
 {
-    g_autofree NetClientState **ncs = NULL;
     TapStateInfoList *list = NULL, **tail = &list;
-    bool found = false;
-    int n;
+    TapLocal *local;
 
-    n = qemu_find_net_clients_except(id, NULL, NET_CLIENT_DRIVER_NIC, 0);
-    ncs = g_new(NetClientState *, n);
-    qemu_find_net_clients_except(id, ncs, NET_CLIENT_DRIVER_NIC, n);
-
-    for (int i = 0; i < n; i++) {
-        TapLocalQueue *queue;
-
-        if (ncs[i]->info->type != NET_CLIENT_DRIVER_TAP) {
-            continue;
-        }
-        found = true;
-        queue = tap_get_local_queue(ncs[i]);
-        if (queue && !queue->index) {
-            QAPI_LIST_APPEND(tail, tap_query_one(queue->netdev));
+    QTAILQ_FOREACH(local, &tap_locals, next) {
+        if (!id || !strcmp(id, local->id)) {
+            QAPI_LIST_APPEND(tail, tap_query_one(local));
         }
     }
-    if (id && !found) {
-        error_setg(errp, "there is no TAP netdev '%s'", id);
+    if (id && !list) {
+        error_setg(errp, "there is no TAP netdev '%s' that can be handed over",
+                   id);
     }
     return list;
 }

@@ -75,14 +75,21 @@ static bool tap_local_apply_device(TapLocalQueue *queue,
     return changed;
 }
 
-/* Read again: a setting of an earlier queue may apply to the device */
-static bool tap_local_wants(TapLocalQueue *queue, TapSetting setting, int now,
-                            int (*get)(int fd, int *value))
+static bool tap_local_apply_endian(TapLocalQueue *queue, TapSetting setting,
+                                   const char *what, int now,
+                                   int (*get)(int fd, int *value),
+                                   int (*set)(int fd, int value))
 {
     int value = queue->netdev->value[setting];
 
-    return tap_local_is_set(queue->netdev, setting) && now != value &&
-           (!get(queue->s->fd, &now) && now != value);
+    /* Read again: a setting of an earlier queue may apply to the device */
+    if (!tap_local_is_set(queue->netdev, setting) || now == value ||
+        get(queue->s->fd, &now) || now == value) {
+        return false;
+    }
+    tap_local_trace_apply(queue, what, value);
+    set(queue->s->fd, value);
+    return true;
 }
 
 static bool tap_local_apply_vnet(TapLocalQueue *queue,
@@ -100,22 +107,12 @@ static bool tap_local_apply_vnet(TapLocalQueue *queue,
         tap_fd_set_vnet_hdr_len(fd, len);
         changed = true;
     }
-    if (tap_local_wants(queue, TAP_SETTING_VNET_LE,
-                        !!(st->vnet.flags & TUN_STATE_VNET_LE),
-                        tap_fd_get_vnet_le)) {
-        len = queue->netdev->value[TAP_SETTING_VNET_LE];
-        tap_local_trace_apply(queue, "vnet-le", len);
-        tap_fd_set_vnet_le(fd, len);
-        changed = true;
-    }
-    if (tap_local_wants(queue, TAP_SETTING_VNET_BE,
-                        !!(st->vnet.flags & TUN_STATE_VNET_BE),
-                        tap_fd_get_vnet_be)) {
-        len = queue->netdev->value[TAP_SETTING_VNET_BE];
-        tap_local_trace_apply(queue, "vnet-be", len);
-        tap_fd_set_vnet_be(fd, len);
-        changed = true;
-    }
+    changed |= tap_local_apply_endian(queue, TAP_SETTING_VNET_LE, "vnet-le",
+                                      !!(st->vnet.flags & TUN_STATE_VNET_LE),
+                                      tap_fd_get_vnet_le, tap_fd_set_vnet_le);
+    changed |= tap_local_apply_endian(queue, TAP_SETTING_VNET_BE, "vnet-be",
+                                      !!(st->vnet.flags & TUN_STATE_VNET_BE),
+                                      tap_fd_get_vnet_be, tap_fd_set_vnet_be);
     return changed;
 }
 
@@ -135,10 +132,8 @@ static bool tap_local_apply_queue(TapLocalQueue *queue,
     if (sndbuf && !((st->mask & TUN_STATE_SNDBUF) &&
                     st->sndbuf.size == sndbuf)) {
         tap_local_trace_apply(queue, "sndbuf", sndbuf);
-        tap_set_sndbuf(s->fd, &(NetdevTapOptions) {
-            .has_sndbuf = true,
-            .sndbuf = sndbuf,
-        }, NULL);
+        tap_set_sndbuf(s->fd, &(NetdevTapOptions) { .has_sndbuf = true,
+                                                    .sndbuf = sndbuf }, NULL);
         changed = true;
     }
     return changed;
@@ -147,32 +142,33 @@ static bool tap_local_apply_queue(TapLocalQueue *queue,
 static bool tap_local_knows_attached(const TapLocalQueue *queue)
 {
     return tap_local_may_change(queue) ? queue->s->enabled :
-           queue->state.queue.flags & TUN_STATE_QUEUE_ATTACHED;
+           queue->st[TAP_KEPT].queue.flags & TUN_STATE_QUEUE_ATTACHED;
 }
 
-bool tap_local_read(TapLocal *local, struct tun_state *states, bool hold,
-                    Error **errp)
+bool tap_local_read(TapLocal *local, TapSnapshot to, bool hold, Error **errp)
 {
     ERRP_GUARD();
+    TapLocalQueue *queue;
 
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        TapLocalQueue *queue = tap_local_queue(local, i);
+    QTAILQ_FOREACH(queue, &local->queues, next) {
+        struct tun_state *st = &queue->st[to];
         g_autofree char *why = NULL;
 
-        if (!tap_kstate_read(queue->s->fd, hold && !i, &states[i], &why,
+        if (!tap_kstate_read(queue->s->fd, hold && !queue->index, st, &why,
                              errp)) {
             error_prepend(errp, "netdev '%s' queue %u: the TAP is gone: use "
-                          "netdev_del, and add one again: ", local->id, i);
+                          "netdev_del, and add one again: ", local->id,
+                          queue->index);
             return false;
         }
         /* Without TUNGETSTATE, a detached queue may look like an attached one */
-        if (!states[i].supported && !tap_local_knows_attached(queue)) {
-            states[i].queue.flags = 0;
+        if (!st->supported && !tap_local_knows_attached(queue)) {
+            st->queue.flags = 0;
         }
         if (why && local->kernel_state == ON_OFF_AUTO_ON &&
             local->state == TAP_HAND_OVER_OWNER) {
             error_setg(errp, "netdev '%s' queue %u: kernel-state=on, but %s",
-                       local->id, i, why);
+                       local->id, queue->index, why);
             return false;
         }
         if (hold && why && local->kernel_state != ON_OFF_AUTO_OFF) {
@@ -182,16 +178,15 @@ bool tap_local_read(TapLocal *local, struct tun_state *states, bool hold,
     return true;
 }
 
-bool tap_local_apply(TapLocal *local, const struct tun_state *states)
+bool tap_local_apply(TapLocal *local)
 {
     bool changed = false;
+    TapLocalQueue *queue;
 
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        TapLocalQueue *queue = tap_local_queue(local, i);
-
-        changed |= tap_local_apply_queue(queue, &states[i]);
-        if (!i) {
-            changed |= tap_local_apply_device(queue, &states[i]);
+    QTAILQ_FOREACH(queue, &local->queues, next) {
+        changed |= tap_local_apply_queue(queue, &queue->st[TAP_NOW]);
+        if (!queue->index) {
+            changed |= tap_local_apply_device(queue, &queue->st[TAP_NOW]);
         }
     }
     local->changed = 0;
@@ -200,43 +195,40 @@ bool tap_local_apply(TapLocal *local, const struct tun_state *states)
 
 static int tap_local_compare_places(const void *a, const void *b, void *opaque)
 {
-    const struct tun_state *states = opaque;
-    uint64_t x = tap_kstate_place(&states[*(const unsigned int *)a]);
-    uint64_t y = tap_kstate_place(&states[*(const unsigned int *)b]);
+    const TapSnapshot *of = opaque;
+    uint64_t x = tap_kstate_place(&(*(TapLocalQueue **)a)->st[*of]);
+    uint64_t y = tap_kstate_place(&(*(TapLocalQueue **)b)->st[*of]);
 
     return x < y ? -1 : x > y;
 }
 
-/* Return the numbers of the queues in the order of their places */
-static unsigned int *tap_local_order(TapLocal *local,
-                                     const struct tun_state *states)
+/* Return the queues in the order of their places */
+static TapLocalQueue **tap_local_order(TapLocal *local, TapSnapshot of)
 {
-    unsigned int *order = g_new(unsigned int, local->queues->len);
+    TapLocalQueue **order = g_new(TapLocalQueue *, local->count), *queue;
 
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        order[i] = i;
+    QTAILQ_FOREACH(queue, &local->queues, next) {
+        order[queue->index] = queue;
     }
-    g_qsort_with_data(order, local->queues->len, sizeof(*order),
-                      tap_local_compare_places, (void *)states);
+    g_qsort_with_data(order, local->count, sizeof(*order),
+                      tap_local_compare_places, &of);
     return order;
 }
 
 /* Exchange queues of this netdev until they are in the order they had */
-static void tap_local_restore_places(TapLocal *local,
-                                     const struct tun_state *before,
-                                     struct tun_state *states)
+static void tap_local_restore_places(TapLocal *local)
 {
-    g_autofree unsigned int *order = tap_local_order(local, before);
+    g_autofree TapLocalQueue **order = tap_local_order(local, TAP_KEPT);
 
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        g_autofree unsigned int *now = tap_local_order(local, states);
-        struct tun_state *st = &states[order[i]], *other = &states[now[i]];
+    for (unsigned int i = 0; i < local->count; i++) {
+        g_autofree TapLocalQueue **now = tap_local_order(local, TAP_NOW);
+        struct tun_state *st = &order[i]->st[TAP_NOW];
+        struct tun_state *other = &now[i]->st[TAP_NOW];
 
         if (st != other &&
             !((st->queue.flags ^ other->queue.flags) &
               TUN_STATE_QUEUE_ATTACHED) &&
-            !tap_kstate_set_index(tap_local_queue(local, order[i])->s->fd, st,
-                                  other->queue.index)) {
+            !tap_kstate_set_index(order[i]->s->fd, st, other->queue.index)) {
             uint32_t index = st->queue.index;
 
             st->queue.index = other->queue.index;
@@ -245,118 +237,114 @@ static void tap_local_restore_places(TapLocal *local,
     }
 }
 
-char *tap_local_places_differ(TapLocal *local,
-                              const struct tun_state *expected,
-                              const struct tun_state *actual)
+char *tap_local_places_differ(TapLocal *local, TapSnapshot expected,
+                              TapSnapshot actual)
 {
-    g_autofree unsigned int *before = tap_local_order(local, expected);
-    g_autofree unsigned int *now = tap_local_order(local, actual);
+    g_autofree TapLocalQueue **before = tap_local_order(local, expected);
+    g_autofree TapLocalQueue **now = tap_local_order(local, actual);
 
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        if (i && !tap_local_compare_places(&now[i - 1], &now[i],
-                                           (void *)actual)) {
-            return g_strdup_printf("queues %u and %u are the same", now[i - 1],
-                                   now[i]);
+    for (unsigned int i = 0; i < local->count; i++) {
+        if (i && !tap_local_compare_places(&now[i - 1], &now[i], &actual)) {
+            return g_strdup_printf("queues %u and %u are the same",
+                                   now[i - 1]->index, now[i]->index);
         }
         if (now[i] != before[i]) {
             return g_strdup_printf("queue %u is in the place of queue %u",
-                                   now[i], before[i]);
+                                   now[i]->index, before[i]->index);
         }
     }
     return NULL;
 }
 
-/* Return the states when the queues were suspended, or arrived */
-struct tun_state *tap_local_states(TapLocal *local)
+/* All queues tell of a field of the device: add what is not there yet */
+static void tap_local_add_differences(GString *out, char *differences)
 {
-    struct tun_state *states = g_new(struct tun_state, local->queues->len);
+    g_auto(GStrv) fields = g_strsplit(differences ?: "", ", ", -1);
 
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        states[i] = tap_local_queue(local, i)->state;
+    for (char **field = fields; *field; field++) {
+        if (!strstr(out->str, *field)) {
+            g_string_append_printf(out, "%s%s", out->len ? ", " : "", *field);
+        }
     }
-    return states;
+    g_free(differences);
 }
 
-char *tap_local_differences(TapLocal *local, const struct tun_state *before,
-                            const struct tun_state *states,
-                            unsigned int policies)
+char *tap_local_differences(TapLocal *local, TapSnapshot expected,
+                            TapSnapshot actual, unsigned int policies)
 {
     g_autoptr(GString) out = g_string_new(NULL);
+    TapLocalQueue *queue;
 
-    for (unsigned int i = 0; i <= local->queues->len; i++) {
-        g_autofree char *differences = NULL;
-        g_auto(GStrv) fields = NULL;
-
-        if (i < local->queues->len) {
-            differences = tap_kstate_differences(&before[i], &states[i],
-                                                 policies);
-        } else if ((policies & BIT(TAP_KPOLICY_VERIFIED)) &&
-                   before[0].supported) {
-            differences = tap_local_places_differ(local, before, states);
-        }
-        fields = differences ? g_strsplit(differences, ", ", -1) : NULL;
-        for (char **field = fields; field && *field; field++) {
-            /* All queues tell of a field of the device */
-            if (!strstr(out->str, *field)) {
-                g_string_append_printf(out, "%s%s", out->len ? ", " : "",
-                                       *field);
-            }
-        }
+    QTAILQ_FOREACH(queue, &local->queues, next) {
+        tap_local_add_differences(out, tap_kstate_differences(
+            &queue->st[expected], &queue->st[actual], policies));
+    }
+    if ((policies & BIT(TAP_KPOLICY_VERIFIED)) &&
+        QTAILQ_FIRST(&local->queues)->st[expected].supported) {
+        tap_local_add_differences(out, tap_local_places_differ(
+            local, expected, actual));
     }
     return out->len ? g_string_free(g_steal_pointer(&out), false) : NULL;
 }
 
-char *tap_local_restore(TapLocal *local, struct tun_state *states)
+/* Write all that differs; return errors for the caller to free, or NULL */
+static char *tap_local_write_back(TapLocal *local)
+{
+    g_autoptr(GString) errors = g_string_new(NULL);
+    TapLocalQueue *queue;
+
+    QTAILQ_FOREACH(queue, &local->queues, next) {
+        bool attached = queue->st[TAP_KEPT].queue.flags &
+                        TUN_STATE_QUEUE_ATTACHED;
+
+        if (attached == !(queue->st[TAP_NOW].queue.flags &
+                          TUN_STATE_QUEUE_ATTACHED)) {
+            (attached ? tap_fd_enable : tap_fd_disable)(queue->s->fd);
+        }
+    }
+    if (!tap_local_read(local, TAP_NOW, false, NULL)) {
+        return NULL;
+    }
+    if (QTAILQ_FIRST(&local->queues)->st[TAP_KEPT].supported) {
+        tap_local_restore_places(local);
+    }
+    QTAILQ_FOREACH(queue, &local->queues, next) {
+        g_autofree char *err = tap_kstate_restore(queue->s->fd,
+                                                  &queue->st[TAP_KEPT],
+                                                  &queue->st[TAP_NOW]);
+
+        trace_tap_local_restore(local->id, queue->index, err ?: "");
+        /* A group of the device fails for each queue: name the first one */
+        if (err && !strstr(errors->str, err)) {
+            g_string_append_printf(errors, "; queue %u: %s", queue->index, err);
+        }
+    }
+    return g_string_free(g_steal_pointer(&errors), false);
+}
+
+char *tap_local_restore(TapLocal *local)
 {
     const unsigned int policies = BIT(TAP_KPOLICY_GUARD) |
                                   BIT(TAP_KPOLICY_VERIFIED);
-    g_autofree struct tun_state *before = tap_local_states(local);
-    g_autoptr(GString) errors = g_string_new(NULL);
-    g_autofree char *observed = NULL, *failed = NULL;
+    g_autofree char *observed = NULL, *failed = NULL, *errors = NULL;
 
-    g_clear_pointer(&local->restored, g_free);
-    observed = tap_local_differences(local, before, states,
+    observed = tap_local_differences(local, TAP_KEPT, TAP_NOW,
                                      BIT(TAP_KPOLICY_OBSERVED));
     tap_local_observe(local, observed);
-    local->restored = tap_local_differences(local, before, states, policies);
+    g_free(local->restored);
+    local->restored = tap_local_differences(local, TAP_KEPT, TAP_NOW, policies);
     if (!local->restored) {
         return NULL;
     }
     warn_report("netdev '%s': somebody changed the TAP during the migration, "
                 "restoring: %s", local->id, local->restored);
-
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        int fd = tap_local_queue(local, i)->s->fd;
-        bool attached = before[i].queue.flags & TUN_STATE_QUEUE_ATTACHED;
-
-        if (attached == !(states[i].queue.flags & TUN_STATE_QUEUE_ATTACHED)) {
-            (attached ? tap_fd_enable : tap_fd_disable)(fd);
-        }
-    }
-    if (!tap_local_read(local, states, false, NULL)) {
+    errors = tap_local_write_back(local);
+    if (!tap_local_read(local, TAP_NOW, false, NULL)) {
         local->gone = true;
         return g_strdup("the TAP is gone");
     }
-    if (before[0].supported) {
-        tap_local_restore_places(local, before, states);
-    }
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        g_autofree char *err = NULL;
-
-        err = tap_kstate_restore(tap_local_queue(local, i)->s->fd, &before[i],
-                                 &states[i]);
-        trace_tap_local_restore(local->id, i, err ?: "");
-        /* A group of the device fails for each queue: name the first one */
-        if (err && !strstr(errors->str, err)) {
-            g_string_append_printf(errors, "; queue %u: %s", i, err);
-        }
-    }
-    if (!tap_local_read(local, states, false, NULL)) {
-        local->gone = true;
-        return g_strdup("the TAP is gone");
-    }
-    failed = tap_local_differences(local, before, states, policies);
-    return failed ? g_strconcat(failed, errors->str, NULL) : NULL;
+    failed = tap_local_differences(local, TAP_KEPT, TAP_NOW, policies);
+    return failed ? g_strconcat(failed, errors, NULL) : NULL;
 }
 
 void tap_local_fail(TapLocal *local, char *failed)

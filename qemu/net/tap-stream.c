@@ -35,7 +35,7 @@ static int tap_stream_fail(TapLocalQueue *queue, Error *err)
 static int tap_stream_pre_save(void *opaque)
 {
     TapLocalQueue *queue = opaque;
-    const struct tun_state *st = &queue->state;
+    const struct tun_state *st = &queue->st[TAP_KEPT];
     TAPState *s = queue->s;
     Error *err = NULL;
 
@@ -90,7 +90,8 @@ static int tap_stream_pre_load(void *opaque)
 static bool tap_stream_check_name(TapLocalQueue *queue, Error **errp)
 {
     TapLocal *local = queue->netdev;
-    const char *ifname = (const char *)queue->state.netdev.name;
+    const char *ifname = (const char *)queue->st[TAP_KEPT].netdev.name;
+    const TapLocalQueue *other;
 
     if (local->want_ifname && strncmp(local->want_ifname, ifname, IFNAMSIZ)) {
         error_setg(errp, "the TAP is '%.*s', this netdev has ifname=%s: use "
@@ -98,9 +99,7 @@ static bool tap_stream_check_name(TapLocalQueue *queue, Error **errp)
                    IFNAMSIZ, ifname, local->want_ifname);
         return false;
     }
-    for (unsigned int i = 0; i < local->queues->len; i++) {
-        const TapLocalQueue *other = tap_local_queue(local, i);
-
+    QTAILQ_FOREACH(other, &local->queues, next) {
         if (other->arrived && strncmp(local->ifname, ifname, IFNAMSIZ)) {
             error_setg(errp, "it belongs to TAP '%.*s', queue %u to '%s': on "
                        "the source, use queues of one TAP for this netdev",
@@ -117,7 +116,7 @@ static bool tap_stream_check_name(TapLocalQueue *queue, Error **errp)
 static bool tap_stream_check_device(TapLocalQueue *queue, Error **errp)
 {
     const TapStream *stream = &queue->stream;
-    const struct tun_state *st = &queue->state;
+    const struct tun_state *st = &queue->st[TAP_KEPT];
     bool vnet_hdr = st->iff.flags & IFF_VNET_HDR;
     uint32_t len = vnet_hdr ? st->vnet.hdr_size : 0;
     TAPState *s = queue->s;
@@ -180,7 +179,7 @@ static bool tap_stream_verify(TapLocalQueue *queue, const char *why,
     g_autofree char *refused = NULL, *observed = NULL;
     bool unknown, must = local->kernel_state == ON_OFF_AUTO_ON;
 
-    queue->expected = (struct tun_state) { };
+    queue->st[TAP_EXPECTED] = (struct tun_state) { };
     if (local->kernel_state == ON_OFF_AUTO_OFF) {
         g_free(local->unverified);
         local->unverified = g_strdup("kernel-state=off");
@@ -188,11 +187,11 @@ static bool tap_stream_verify(TapLocalQueue *queue, const char *why,
     }
     if (!why && !queue->ks.size) {
         why = "the migration stream holds no kernel state of the TAP";
-    } else if (!why && !tap_kstate_decode(&queue->ks, &queue->expected,
+    } else if (!why && !tap_kstate_decode(&queue->ks, &queue->st[TAP_EXPECTED],
                                           &unknown, errp)) {
         return false;
-    } else if (!why && (unknown || !tap_kstate_complete(&queue->expected,
-                                                        &queue->state))) {
+    } else if (!why && (unknown || !tap_kstate_complete(&queue->st[TAP_EXPECTED],
+                                                        &queue->st[TAP_KEPT]))) {
         why = "kernel and source do not know the same parts of the state";
     }
     if (why && must) {
@@ -204,7 +203,7 @@ static bool tap_stream_verify(TapLocalQueue *queue, const char *why,
         tap_local_set_unverified(local, why);
     }
 
-    refused = tap_kstate_differences(&queue->expected, &queue->state,
+    refused = tap_kstate_differences(&queue->st[TAP_EXPECTED], &queue->st[TAP_KEPT],
                                      BIT(TAP_KPOLICY_GUARD) |
                                      BIT(TAP_KPOLICY_VERIFIED));
     if (refused) {
@@ -213,7 +212,7 @@ static bool tap_stream_verify(TapLocalQueue *queue, const char *why,
                    "somebody changed the TAP during the migration", refused);
         return false;
     }
-    observed = tap_kstate_differences(&queue->expected, &queue->state,
+    observed = tap_kstate_differences(&queue->st[TAP_EXPECTED], &queue->st[TAP_KEPT],
                                       BIT(TAP_KPOLICY_OBSERVED));
     tap_local_observe(local, observed);
     return true;
@@ -222,7 +221,7 @@ static bool tap_stream_verify(TapLocalQueue *queue, const char *why,
 static bool tap_stream_load(TapLocalQueue *queue, Error **errp)
 {
     ERRP_GUARD();
-    const struct tun_state *st = &queue->state;
+    const struct tun_state *st = &queue->st[TAP_KEPT];
     g_autofree char *why = NULL;
     TAPState *s = queue->s;
 
@@ -235,7 +234,7 @@ static bool tap_stream_load(TapLocalQueue *queue, Error **errp)
         error_setg_errno(errp, errno, "cannot set O_NONBLOCK");
         return false;
     }
-    if (!tap_kstate_read(queue->stream.fd, false, &queue->state, &why, errp)) {
+    if (!tap_kstate_read(queue->stream.fd, false, &queue->st[TAP_KEPT], &why, errp)) {
         error_prepend(errp, "what came with the stream is not a TAP; is there "
                       "anything between this QEMU and the source? ");
         return false;
@@ -261,7 +260,7 @@ static bool tap_stream_load(TapLocalQueue *queue, Error **errp)
         s->has_tunnel = offloads & TUN_F_UDP_TUNNEL_GSO;
     }
     if (!st->supported) {
-        queue->state.queue.flags = s->enabled ? TUN_STATE_QUEUE_ATTACHED : 0;
+        queue->st[TAP_KEPT].queue.flags = s->enabled ? TUN_STATE_QUEUE_ATTACHED : 0;
     }
     queue->arrived = true;
     queue->netdev->carried += tap_pending_count(&queue->pending);
