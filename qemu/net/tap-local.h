@@ -27,17 +27,10 @@ typedef enum TapSetting {
     TAP_SETTING__MAX
 } TapSetting;
 
-/**
- * tap_local_new: prepare a netdev for hand-over
- *
- * @tap: options of the netdev
- * @id: id of the netdev
- * @local: set to a reference, or to NULL when the netdev does not have
- *         local-migration-supported=on
- * @errp: set when the options contradict each other, or the way that this QEMU
- *        was started
- *
- * Returns: false and sets @errp on error
+/*
+ * Prepare a netdev for hand-over: set @local to a reference, or to NULL without
+ * local-migration-supported=on. Fails when the options contradict each other, or
+ * the way that this QEMU was started.
  */
 bool tap_local_new(const NetdevTapOptions *tap, const char *id,
                    TapLocal **local, Error **errp);
@@ -49,22 +42,15 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(TapLocal, tap_local_unref)
 /* Return true if the file descriptors come with the migration stream */
 bool tap_local_is_incoming(const TapLocal *local);
 
-/**
- * tap_local_add_queue: add the next queue of a netdev
- *
- * @local: the netdev, or NULL
- * @s: the queue; its fd is -1 when it comes with the stream. Sets @s->local.
- * @errp: set on error
- *
- * Returns: false and sets @errp on error
+/*
+ * Add the next queue of a netdev, which may be NULL, and set @s->local; @s->fd
+ * is -1 when it comes with the stream
  */
 bool tap_local_add_queue(TapLocal *local, TAPState *s, Error **errp);
-
-/* Undo tap_local_add_queue() */
 void tap_local_remove_queue(TapLocalQueue *queue);
 
-/**
- * tap_local_may_read: return true if the backend may read from the queue
+/*
+ * Return true if the backend may read from the queue
  *
  * While the VM is stopped nobody reads: the other QEMU could not read the
  * packet again. The VM counts as running once NIC and vhost run, and as stopped
@@ -78,26 +64,18 @@ void tap_local_read_failed(TapLocalQueue *queue);
 /* Return false while the other QEMU may use the device: do not change it */
 bool tap_local_may_change(const TapLocalQueue *queue);
 
-/**
- * tap_local_set: remember a setting by the NIC model
- *
- * Returns: true when the caller has to write it to the device; false when
- * that is done later, when the VM starts here
+/*
+ * Remember a setting by the NIC model; return true when the caller has to write
+ * it to the device, false when that is done when the VM starts here
  */
 bool tap_local_set(TapLocalQueue *queue, TapSetting setting, int value);
 
 /* Return true if this QEMU has to run downscript */
 bool tap_local_owns_device(const TapLocalQueue *queue);
 
-/**
- * tap_local_check_ready: check that a queue can serve its NIC
- *
- * @queue: may be NULL
- * @started: true if the driver of the guest uses the NIC
- * @errp: set when the fd did not arrive, or a packet came along that vhost
- *        cannot deliver
- *
- * Returns: false and sets @errp if it is not ready
+/*
+ * Check that the fd has arrived, and no packet that vhost cannot deliver;
+ * @started: the driver of the guest uses the NIC
  */
 bool tap_local_check_ready(const TapLocalQueue *queue, bool started,
                            Error **errp);
@@ -106,16 +84,10 @@ bool tap_local_check_ready(const TapLocalQueue *queue, bool started,
  * Pending packets (tap-pending.c)
  */
 
-/**
- * tap_pending_keep_received: keep a packet that the stopped VM cannot take
- *
- * The packet was read from the device, so nobody can read it again. The VM gets
- * it first when it starts, here or on the other side. Does nothing while the VM
- * runs.
- *
- * @queue: may be NULL
- * @data: the packet as it was read
- * @size: its length in bytes
+/*
+ * Keep a packet that was read, as nobody can read it again, and that the stopped
+ * VM cannot take. The VM gets it first when it starts, here or on the other
+ * side. Does nothing while the VM runs.
  */
 void tap_pending_keep_received(TapLocalQueue *queue, const uint8_t *data,
                                size_t size);
@@ -123,40 +95,21 @@ void tap_pending_keep_received(TapLocalQueue *queue, const uint8_t *data,
 /* Return true if a received packet was kept, and the VM can take it */
 bool tap_pending_has_received(const TapLocalQueue *queue);
 
-/**
- * tap_pending_take_received: take the received packet that was kept
- *
- * @queue: may be NULL
- * @buf: buffer of %NET_BUFSIZE bytes
- *
- * Returns: length of the packet, 0 without one
- */
+/* Move the packet to @buf of NET_BUFSIZE bytes; return its length, or 0 */
 size_t tap_pending_take_received(TapLocalQueue *queue, uint8_t *buf);
 
 /* Drop received packets when somebody sets the link of the netdev down */
 void tap_pending_link_changed(TapLocalQueue *queue);
 
-/**
- * tap_pending_keep_sent: keep a packet that the device does not take yet
- *
- * The packet counts as sent for the NIC model. It is written before any other
- * when the VM starts, here or on the other side. This is for a VM that stops:
- * while it runs, the NIC model itself keeps the packet until there is room.
- *
- * @queue: may be NULL
- * @iov: the packet to be written
- * @iovcnt: number of elements of @iov
- *
- * Returns: false when the NIC model has to keep the packet
+/*
+ * Keep a packet that the device does not take yet. It counts as sent for the NIC
+ * model, and is written before any other when the VM starts, here or on the
+ * other side. Returns false while the VM runs: the NIC model keeps the packet.
  */
 bool tap_pending_keep_sent(TapLocalQueue *queue, const struct iovec *iov,
                            int iovcnt);
 
-/**
- * tap_pending_flush_sent: write the packets that tap_pending_keep_sent() kept
- *
- * Returns: false when some of them still wait for the device: write no others
- */
+/* Write them; return false when some still wait: write no others */
 bool tap_pending_flush_sent(TapLocalQueue *queue);
 
 /*
