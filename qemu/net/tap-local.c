@@ -350,7 +350,7 @@ static void tap_local_vm_change_last(void *opaque, bool running, RunState state)
  */
 
 static int tap_local_incoming_event(NotifierWithReturn *notifier,
-                                    MigrationIncomingEvent *e, Error **errp)
+                                    void *loaded, Error **errp)
 {
     TapLocal *local = container_of(notifier, TapLocal, incoming);
 
@@ -358,15 +358,11 @@ static int tap_local_incoming_event(NotifierWithReturn *notifier,
         local->state != TAP_HAND_OVER_ARRIVED) {
         return 0;
     }
-    switch (e->type) {
-    case MIG_INCOMING_LOADED:
+    if (loaded) {
         return tap_local_arrive(local, errp) ? 0 : -EINVAL;
-    case MIG_INCOMING_FAILED:
-        tap_local_give_back(local);
-        return 0;
-    default:
-        g_assert_not_reached();
     }
+    tap_local_give_back(local);
+    return 0;
 }
 
 /*
@@ -702,7 +698,7 @@ void tap_local_unref(TapLocal *local)
     QTAILQ_REMOVE(&tap_locals, local, next);
     qemu_del_vm_change_state_handler(local->vmstate);
     qemu_del_vm_change_state_handler(local->vmstate_last);
-    migration_remove_incoming_notifier(&local->incoming);
+    migration_remove_notifier(&local->incoming);
     for (int mode = 0; mode < MIG_MODE__MAX; mode++) {
         migration_remove_notifier(&local->outgoing_notifiers[mode]);
     }

@@ -35,11 +35,6 @@ static unsigned int tap_effective_offload(unsigned int offload,
     return offload;
 }
 
-static bool tap_local_is_set(const TapLocal *local, TapSetting setting)
-{
-    return local->set & BIT(setting);
-}
-
 static void tap_local_trace_apply(TapLocalQueue *queue, const char *what,
                                   int value)
 {
@@ -54,7 +49,7 @@ static bool tap_local_apply_device(TapLocalQueue *queue,
     bool offloads = st->mask & TUN_STATE_OFFLOAD, changed = false;
     int value = local->value[TAP_SETTING_OFFLOAD];
 
-    if (tap_local_is_set(local, TAP_SETTING_OFFLOAD) &&
+    if ((local->set & BIT(TAP_SETTING_OFFLOAD)) &&
         (offloads ? tap_effective_offload(value, st->offload.supported) !=
                     st->offload.enabled :
                     local->changed & BIT(TAP_SETTING_OFFLOAD))) {
@@ -62,7 +57,7 @@ static bool tap_local_apply_device(TapLocalQueue *queue,
         tap_write_offload(queue->s, value);
         changed = true;
     }
-    value = tap_local_is_set(local, TAP_SETTING_STEERING) ?
+    value = local->set & BIT(TAP_SETTING_STEERING) ?
             local->value[TAP_SETTING_STEERING] : -1;
     /* Replace the program of a source, but leave that of others alone */
     if (value >= 0 ? local->changed & BIT(TAP_SETTING_STEERING) :
@@ -83,7 +78,7 @@ static bool tap_local_apply_endian(TapLocalQueue *queue, TapSetting setting,
     int value = queue->netdev->value[setting];
 
     /* Read again: a setting of an earlier queue may apply to the device */
-    if (!tap_local_is_set(queue->netdev, setting) || now == value ||
+    if (!(queue->netdev->set & BIT(setting)) || now == value ||
         get(queue->s->fd, &now) || now == value) {
         return false;
     }

@@ -201,18 +201,10 @@ static void add_notifier(NotifierWithReturn **place, NotifierWithReturn *notify,
     fixture.handlers++;
 }
 
-static void remove_notifier(NotifierWithReturn *notify)
-{
-    if (notify->notify) {
-        notify->notify = NULL;
-        fixture.handlers--;
-    }
-}
-
 void migration_add_incoming_notifier(NotifierWithReturn *notify,
-                                     MigrationIncomingNotifyFunc func)
+                                     NotifierWithReturnFunc func)
 {
-    add_notifier(&incoming, notify, (NotifierWithReturnFunc)func);
+    add_notifier(&incoming, notify, func);
 }
 
 void migration_add_notifier_mode(NotifierWithReturn *notify,
@@ -223,12 +215,10 @@ void migration_add_notifier_mode(NotifierWithReturn *notify,
 
 void migration_remove_notifier(NotifierWithReturn *notify)
 {
-    remove_notifier(notify);
-}
-
-void migration_remove_incoming_notifier(NotifierWithReturn *notify)
-{
-    remove_notifier(notify);
+    if (notify->notify) {
+        notify->notify = NULL;
+        fixture.handlers--;
+    }
 }
 
 void migration_report_error(Error *err)
@@ -554,16 +544,12 @@ static bool call_notifier(NotifierWithReturn *notifier, void *event)
 
 bool tap_local_fixture_loaded(void)
 {
-    MigrationIncomingEvent event = { .type = MIG_INCOMING_LOADED };
-
-    return call_notifier(incoming, &event);
+    return call_notifier(incoming, &fixture);
 }
 
 void tap_local_fixture_fail(void)
 {
-    MigrationIncomingEvent event = { .type = MIG_INCOMING_FAILED };
-
-    g_assert_true(call_notifier(incoming, &event));
+    g_assert_true(call_notifier(incoming, NULL));
 }
 
 bool tap_local_fixture_outgoing(MigrationEventType type)
