@@ -698,7 +698,7 @@ void tap_local_unref(TapLocal *local)
     QTAILQ_REMOVE(&tap_locals, local, next);
     qemu_del_vm_change_state_handler(local->vmstate);
     qemu_del_vm_change_state_handler(local->vmstate_last);
-    migration_remove_notifier(&local->incoming);
+    migration_remove_incoming_notifier(&local->incoming);
     for (int mode = 0; mode < MIG_MODE__MAX; mode++) {
         migration_remove_notifier(&local->outgoing_notifiers[mode]);
     }

@@ -213,12 +213,24 @@ void migration_add_notifier_mode(NotifierWithReturn *notify,
     add_notifier(&outgoing[mode], notify, (NotifierWithReturnFunc)func);
 }
 
-void migration_remove_notifier(NotifierWithReturn *notify)
+static void remove_notifier(NotifierWithReturn *notify)
 {
     if (notify->notify) {
         notify->notify = NULL;
         fixture.handlers--;
     }
+}
+
+void migration_remove_notifier(NotifierWithReturn *notify)
+{
+    g_assert(notify != incoming);
+    remove_notifier(notify);
+}
+
+void migration_remove_incoming_notifier(NotifierWithReturn *notify)
+{
+    g_assert(notify == incoming);
+    remove_notifier(notify);
 }
 
 void migration_report_error(Error *err)
