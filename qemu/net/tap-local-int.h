@@ -65,6 +65,11 @@ struct TapLocalQueue {
     QTAILQ_ENTRY(TapLocalQueue) next;
 };
 
+typedef struct TapLocalNotifier {
+    NotifierWithReturn notifier;
+    TapLocal *local;
+} TapLocalNotifier;
+
 /* A netdev */
 struct TapLocal {
     unsigned int refs;
@@ -99,7 +104,7 @@ struct TapLocal {
     VMChangeStateEntry *vmstate;
     VMChangeStateEntry *vmstate_last;
     NotifierWithReturn incoming;
-    NotifierWithReturn outgoing_notifiers[MIG_MODE__MAX];
+    TapLocalNotifier outgoing_notifiers[MIG_MODE__MAX];
 };
 
 /* tap-local.c */

@@ -431,9 +431,7 @@ static void tap_local_explain_failure(const TapLocal *local)
 static int tap_local_outgoing_event(NotifierWithReturn *notifier,
                                     MigrationEvent *e, Error **errp)
 {
-    /* QEMU calls the notifiers of the present mode */
-    TapLocal *local = container_of(notifier - migrate_mode(), TapLocal,
-                                   outgoing_notifiers[0]);
+    TapLocal *local = container_of(notifier, TapLocalNotifier, notifier)->local;
 
     switch (e->type) {
     case MIG_EVENT_PRECOPY_SETUP:
@@ -683,7 +681,8 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
     migration_add_incoming_notifier(&new->incoming, tap_local_incoming_event);
     /* The mode may be another one when the migration ends */
     for (int mode = 0; mode < MIG_MODE__MAX; mode++) {
-        migration_add_notifier_mode(&new->outgoing_notifiers[mode],
+        new->outgoing_notifiers[mode].local = new;
+        migration_add_notifier_mode(&new->outgoing_notifiers[mode].notifier,
                                     tap_local_outgoing_event, mode);
     }
     *local = new;
@@ -700,7 +699,7 @@ void tap_local_unref(TapLocal *local)
     qemu_del_vm_change_state_handler(local->vmstate_last);
     migration_remove_incoming_notifier(&local->incoming);
     for (int mode = 0; mode < MIG_MODE__MAX; mode++) {
-        migration_remove_notifier(&local->outgoing_notifiers[mode]);
+        migration_remove_notifier(&local->outgoing_notifiers[mode].notifier);
     }
     g_free(local->id);
     g_free(local->want_ifname);
