@@ -109,7 +109,11 @@ struct TapLocal {
 
 /* tap-local.c */
 
+/* Netdevs, some of which tap_local_is_deleted() */
 extern QTAILQ_HEAD(TapLocals, TapLocal) tap_locals;
+
+/* After netdev_del, a NIC still uses the TAP of the deleted netdev */
+bool tap_local_is_deleted(const TapLocal *local);
 
 /*
  * Read the state of the device for the outgoing stream, and let nobody on this

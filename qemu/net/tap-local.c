@@ -387,8 +387,7 @@ static void tap_local_put_back(TapLocal *local)
     }
 }
 
-/* After netdev_del, a NIC still uses the TAP of the deleted netdev */
-static bool tap_local_is_deleted(const TapLocal *local)
+bool tap_local_is_deleted(const TapLocal *local)
 {
     NetClientState *peer = QTAILQ_FIRST(&local->queues)->s->nc.peer;
 

@@ -53,7 +53,7 @@ TapStateInfoList *qmp_query_tap_state(const char *id, Error **errp)
     TapLocal *local;
 
     QTAILQ_FOREACH(local, &tap_locals, next) {
-        if (!id || !strcmp(id, local->id)) {
+        if ((!id || !strcmp(id, local->id)) && !tap_local_is_deleted(local)) {
             QAPI_LIST_APPEND(tail, tap_query_one(local));
         }
     }

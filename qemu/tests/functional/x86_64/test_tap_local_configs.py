@@ -398,6 +398,9 @@ class TapLocalConfigs(TapLocalTestBase):
         vm = self.source(source_netdev(1), nic=device)
         vm.cmd('netdev_del', id='net0')
         self.assertRegex(
+        self.assertEqual(vm.cmd('query-tap-state'), [])
+        self.assertIn("'net0'", self.qmp_error(vm, 'query-tap-state',
+                                               id='net0'))
             self.qmp_error(vm, 'netdev_add', **{
                 **self.NETDEV_ADD, 'queues': 1, 'ifname': 'tap1',
                 'script': 'no', 'downscript': 'no'}),
