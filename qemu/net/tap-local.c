@@ -274,6 +274,7 @@ static void tap_local_give_back(TapLocal *local)
             queue->s->fd = -1;
             tap_set_info(queue->s, NULL);
         }
+        tap_pending_drop(&queue->pending);
     }
     local->carried = 0;
     tap_local_set_state(local, TAP_HAND_OVER_WAITING);

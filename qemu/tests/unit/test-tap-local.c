@@ -3108,6 +3108,9 @@ static void test_packets_malformed(void)
         }
         tap_local_fixture_fail();
         check_state(TAP_HAND_OVER_WAITING, false);
+        /* query-tap-state shows no packets that the source delivers */
+        g_assert_cmpuint(queue(0)->pending.received_size, ==, 0);
+        g_assert_cmpuint(queue(0)->pending.sent_size, ==, 0);
         tap_local_fixture_free();
         g_assert_cmpint(tap_local_fixture_next_fd(), ==, fd);
     }
