@@ -21,13 +21,14 @@ typedef struct TapKState {
 
 /* The meaning of a difference */
 typedef enum TapKPolicy {
-    TAP_KPOLICY_GUARD,          /* another device, or for ever: refuse it */
+    TAP_KPOLICY_GUARD,          /* another device, or cannot be set: refuse */
     TAP_KPOLICY_VERIFIED,       /* guests need it: refuse, or restore it */
     TAP_KPOLICY_OBSERVED,       /* an administrator may change it: log it */
 } TapKPolicy;
 
 /*
- * Read the state of a queue; fails if @fd is not a TAP, or its device is gone
+ * Read the state of a queue, and set @st->mask to the groups that are valid;
+ * fails if @fd is not a TAP, or its device is gone. Changes nothing else.
  *
  * With @hold, the open file of the queue holds the eBPF programs of the device,
  * instead of those that it held before, so that tap_kstate_restore() can put
@@ -40,7 +41,7 @@ typedef enum TapKPolicy {
 bool tap_kstate_read(int fd, bool hold, struct tun_state *st, char **why,
                      Error **errp);
 
-/* Write the groups that are compared, of a state by the kernel, for the stream */
+/* Write the guard and verified groups of a state that the kernel reported */
 void tap_kstate_encode(const struct tun_state *st, TapKState *ks);
 
 /*
@@ -71,8 +72,8 @@ uint64_t tap_kstate_place(const struct tun_state *st);
 
 /*
  * Set the verified groups that differ, one by one; return errors for the caller
- * to free, or NULL. @expected was read in this process, never from a stream: the
- * kernel would do what the stream says.
+ * to free, or NULL. @expected was read in this process, never from a stream:
+ * the kernel would do what the stream says.
  */
 char *tap_kstate_restore(int fd, const struct tun_state *expected,
                          const struct tun_state *actual);

@@ -41,7 +41,7 @@ typedef struct TapPending {
 /* States of a queue that are compared with each other */
 typedef enum TapSnapshot {
     TAP_KEPT,                   /* when it was suspended, or arrived */
-    TAP_NOW,
+    TAP_NOW,                    /* when it was read last */
     TAP_EXPECTED,               /* in the incoming stream */
     TAP_SNAPSHOT__MAX
 } TapSnapshot;
@@ -117,7 +117,8 @@ bool tap_local_is_deleted(const TapLocal *local);
 
 /*
  * Read the state of the device for the outgoing stream, and let nobody on this
- * side read from it or change it. Change nothing on error.
+ * side read from it or change it. Until the other QEMU runs, either side may go
+ * on. Changes nothing on error.
  */
 bool tap_local_suspend(TapLocal *local, Error **errp);
 

@@ -379,6 +379,7 @@ static void tap_local_put_back(TapLocal *local)
         /* After a migration that failed, with the VM still stopped */
         tap_local_fail(local, tap_local_restore(local));
     } else if (local->state == TAP_HAND_OVER_OWNER && tap_local_apply(local)) {
+        /* No queue is suspended, so there is no other use of TAP_KEPT */
         if (tap_local_read(local, TAP_KEPT, false, NULL)) {
             changed = tap_local_differences(local, TAP_KEPT, TAP_NOW,
                                             BIT(TAP_KPOLICY_VERIFIED));
@@ -630,7 +631,7 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
                       tap->x_permit_local_migration) ||
                      (tap->has_cpr && tap->cpr);
     static bool initialized;
-    TapLocal *new;
+    TapLocal *new, *other;
     bool incoming;
 
     *local = NULL;
@@ -640,8 +641,8 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
     if (!supported) {
         return true;
     }
-    QTAILQ_FOREACH(new, &tap_locals, next) {
-        if (!strcmp(new->id, id)) {
+    QTAILQ_FOREACH(other, &tap_locals, next) {
+        if (!strcmp(other->id, id)) {
             error_setg(errp, "netdev '%s': a NIC still uses a deleted netdev "
                        "of this id: unplug the NIC first, or use another id",
                        id);
@@ -666,7 +667,8 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
                                                 ON_OFF_AUTO_AUTO;
     if (incoming) {
         new->want_ifname = g_strdup(tap->ifname);
-        new->sndbuf = tap->has_sndbuf ? MIN(tap->sndbuf ?: INT_MAX, INT_MAX) : 0;
+        new->sndbuf = !tap->has_sndbuf ? 0 :
+                      MIN(tap->sndbuf ?: INT_MAX, INT_MAX);
     }
     if (!initialized) {
         initialized = true;

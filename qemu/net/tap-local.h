@@ -29,8 +29,8 @@ typedef enum TapSetting {
 
 /*
  * Prepare a netdev for hand-over: set @local to a reference, or to NULL without
- * local-migration-supported=on. Fails when the options contradict each other, or
- * the way that this QEMU was started.
+ * local-migration-supported=on. Fails when the options contradict each other,
+ * or the way that this QEMU was started.
  */
 bool tap_local_new(const NetdevTapOptions *tap, const char *id,
                    TapLocal **local, Error **errp);
@@ -47,6 +47,8 @@ bool tap_local_is_incoming(const TapLocal *local);
  * is -1 when it comes with the stream
  */
 bool tap_local_add_queue(TapLocal *local, TAPState *s, Error **errp);
+
+/* Undo it; closes a fd that came with the stream, unless @s->fd has it */
 void tap_local_remove_queue(TapLocalQueue *queue);
 
 /*
@@ -74,8 +76,8 @@ bool tap_local_set(TapLocalQueue *queue, TapSetting setting, int value);
 bool tap_local_owns_device(const TapLocalQueue *queue);
 
 /*
- * Check that the fd has arrived, and no packet that vhost cannot deliver;
- * @started: the driver of the guest uses the NIC
+ * Check that the fd has arrived. With @started, the driver of the guest uses
+ * the NIC: then vhost cannot deliver a packet that came along, and this fails.
  */
 bool tap_local_check_ready(const TapLocalQueue *queue, bool started,
                            Error **errp);
@@ -85,9 +87,9 @@ bool tap_local_check_ready(const TapLocalQueue *queue, bool started,
  */
 
 /*
- * Keep a packet that was read, as nobody can read it again, and that the stopped
- * VM cannot take. The VM gets it first when it starts, here or on the other
- * side. Does nothing while the VM runs.
+ * Keep a packet that was read, as nobody can read it again, and that the
+ * stopped VM cannot take. The VM gets it first when it starts, here or on the
+ * other side. Does nothing while the VM runs.
  */
 void tap_pending_keep_received(TapLocalQueue *queue, const uint8_t *data,
                                size_t size);
@@ -102,14 +104,15 @@ size_t tap_pending_take_received(TapLocalQueue *queue, uint8_t *buf);
 void tap_pending_link_changed(TapLocalQueue *queue);
 
 /*
- * Keep a packet that the device does not take yet. It counts as sent for the NIC
- * model, and is written before any other when the VM starts, here or on the
- * other side. Returns false while the VM runs: the NIC model keeps the packet.
+ * Keep a packet that the device does not take yet. It counts as sent for the
+ * NIC model, and is written before any other when the VM starts, here or on the
+ * other side. Returns false while the VM runs, or when too many wait: the NIC
+ * model has to keep the packet.
  */
 bool tap_pending_keep_sent(TapLocalQueue *queue, const struct iovec *iov,
                            int iovcnt);
 
-/* Write them; return false when some still wait: write no others */
+/* Write packets that were kept; false: some still wait, so write no others */
 bool tap_pending_flush_sent(TapLocalQueue *queue);
 
 /*

@@ -201,9 +201,10 @@ static int tap_local_compare_places(const void *a, const void *b, void *opaque)
 static TapLocalQueue **tap_local_order(TapLocal *local, TapSnapshot of)
 {
     TapLocalQueue **order = g_new(TapLocalQueue *, local->count), *queue;
+    unsigned int i = 0;
 
     QTAILQ_FOREACH(queue, &local->queues, next) {
-        order[queue->index] = queue;
+        order[i++] = queue;
     }
     g_qsort_with_data(order, local->count, sizeof(*order),
                       tap_local_compare_places, &of);
@@ -282,7 +283,10 @@ char *tap_local_differences(TapLocal *local, TapSnapshot expected,
     return out->len ? g_string_free(g_steal_pointer(&out), false) : NULL;
 }
 
-/* Write all that differs; return errors for the caller to free, or NULL */
+/*
+ * Write all that differs; return errors, or an empty string, for the caller to
+ * free. NULL: the state could not be read, and groups were not written
+ */
 static char *tap_local_write_back(TapLocal *local)
 {
     g_autoptr(GString) errors = g_string_new(NULL);

@@ -176,10 +176,12 @@ static bool tap_stream_verify(TapLocalQueue *queue, const char *why,
                               Error **errp)
 {
     TapLocal *local = queue->netdev;
+    const struct tun_state *actual = &queue->st[TAP_KEPT];
+    struct tun_state *expected = &queue->st[TAP_EXPECTED];
     g_autofree char *refused = NULL, *observed = NULL;
     bool unknown, must = local->kernel_state == ON_OFF_AUTO_ON;
 
-    queue->st[TAP_EXPECTED] = (struct tun_state) { };
+    *expected = (struct tun_state) { };
     if (local->kernel_state == ON_OFF_AUTO_OFF) {
         g_free(local->unverified);
         local->unverified = g_strdup("kernel-state=off");
@@ -187,11 +189,10 @@ static bool tap_stream_verify(TapLocalQueue *queue, const char *why,
     }
     if (!why && !queue->ks.size) {
         why = "the migration stream holds no kernel state of the TAP";
-    } else if (!why && !tap_kstate_decode(&queue->ks, &queue->st[TAP_EXPECTED],
-                                          &unknown, errp)) {
+    } else if (!why && !tap_kstate_decode(&queue->ks, expected, &unknown,
+                                          errp)) {
         return false;
-    } else if (!why && (unknown || !tap_kstate_complete(&queue->st[TAP_EXPECTED],
-                                                        &queue->st[TAP_KEPT]))) {
+    } else if (!why && (unknown || !tap_kstate_complete(expected, actual))) {
         why = "kernel and source do not know the same parts of the state";
     }
     if (why && must) {
@@ -203,7 +204,7 @@ static bool tap_stream_verify(TapLocalQueue *queue, const char *why,
         tap_local_set_unverified(local, why);
     }
 
-    refused = tap_kstate_differences(&queue->st[TAP_EXPECTED], &queue->st[TAP_KEPT],
+    refused = tap_kstate_differences(expected, actual,
                                      BIT(TAP_KPOLICY_GUARD) |
                                      BIT(TAP_KPOLICY_VERIFIED));
     if (refused) {
@@ -212,7 +213,7 @@ static bool tap_stream_verify(TapLocalQueue *queue, const char *why,
                    "somebody changed the TAP during the migration", refused);
         return false;
     }
-    observed = tap_kstate_differences(&queue->st[TAP_EXPECTED], &queue->st[TAP_KEPT],
+    observed = tap_kstate_differences(expected, actual,
                                       BIT(TAP_KPOLICY_OBSERVED));
     tap_local_observe(local, observed);
     return true;
@@ -221,7 +222,7 @@ static bool tap_stream_verify(TapLocalQueue *queue, const char *why,
 static bool tap_stream_load(TapLocalQueue *queue, Error **errp)
 {
     ERRP_GUARD();
-    const struct tun_state *st = &queue->st[TAP_KEPT];
+    struct tun_state *st = &queue->st[TAP_KEPT];
     g_autofree char *why = NULL;
     TAPState *s = queue->s;
 
@@ -234,7 +235,7 @@ static bool tap_stream_load(TapLocalQueue *queue, Error **errp)
         error_setg_errno(errp, errno, "cannot set O_NONBLOCK");
         return false;
     }
-    if (!tap_kstate_read(queue->stream.fd, false, &queue->st[TAP_KEPT], &why, errp)) {
+    if (!tap_kstate_read(queue->stream.fd, false, st, &why, errp)) {
         error_prepend(errp, "what came with the stream is not a TAP; is there "
                       "anything between this QEMU and the source? ");
         return false;
@@ -260,7 +261,7 @@ static bool tap_stream_load(TapLocalQueue *queue, Error **errp)
         s->has_tunnel = offloads & TUN_F_UDP_TUNNEL_GSO;
     }
     if (!st->supported) {
-        queue->st[TAP_KEPT].queue.flags = s->enabled ? TUN_STATE_QUEUE_ATTACHED : 0;
+        st->queue.flags = s->enabled ? TUN_STATE_QUEUE_ATTACHED : 0;
     }
     queue->arrived = true;
     queue->netdev->carried += tap_pending_count(&queue->pending);
