@@ -4,11 +4,12 @@
 
 Compile the stub that QEMU has on other systems instead of the files of the
 hand-over. It must define each function that the objects of tap.c and of NIC models
-take from these files. Print TAP.
+take from these files. The options of the hand-over must not exist there. Print TAP.
 """
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -20,6 +21,9 @@ STUB = "tap-local-stub"
 FILES = ("tap-kstate", "tap-local", "tap-pending", "tap-restore", "tap-stream")
 # Files that other systems compile, too, and that call the hand-over
 CALLERS = ("tap",)
+# Options of -netdev tap, which QEMU refuses if they are unknown
+OPTIONS = ("cpr", "incoming-fds", "kernel-state", "local-migration-supported",
+           "x-permit-local-migration")
 
 
 def symbols(path, kinds):
@@ -41,12 +45,33 @@ def compile_stub(command, scratch):
     return compiled
 
 
+def names_in(command, scratch):
+    """Return the strings in a file of QEMU, on Linux and on other systems."""
+    with open("config-host.h", encoding="utf-8") as f:
+        config = f.read()
+    found = []
+    for define in "#define CONFIG_LINUX", "#undef CONFIG_LINUX":
+        with open(os.path.join(scratch, "config-host.h"), "w", encoding="utf-8") as f:
+            f.write(config.replace("#define CONFIG_LINUX", define))
+        words = shlex.split(command["command"])
+        words[words.index("-c")] = "-E"
+        words[words.index("-o") + 1] = "-"
+        words[words.index("-MF") + 1] = os.devnull
+        at = words.index("-iquote")
+        words[at:at] = ["-iquote", scratch]
+        out = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+        found.append(set(re.findall(r'"([^"\n]+)"', out.stdout)))
+    return found
+
+
 def main():
     """Compare the stub with the files that it stands for."""
     with open("compile_commands.json", encoding="utf-8") as f:
-        # The unit tests compile some of the files again.
-        commands = {os.path.basename(c["file"])[:-2]: c for c in json.load(f)
-                    if "/net/tap" in c["file"] and "tests/" not in c["output"]}
+        everything = json.load(f)
+    # The unit tests compile some of the files again.
+    commands = {os.path.basename(c["file"])[:-2]: c for c in everything
+                if "/net/tap" in c["file"] and "tests/" not in c["output"]}
+    visit = next(c for c in everything if c["file"].endswith("qapi-visit-net.c"))
     tap = Tap()
     defined = set()
     for name in FILES:
@@ -65,6 +90,12 @@ def main():
             print(f"# tap.c does not call {name}() of {STUB}.c")
         tap.result(len(needed) > 10 and functions == needed,
                    f"{STUB}.c has what tap.c calls, and nothing else")
+        linux, others = names_in(visit, scratch)
+        for name in sorted(others.intersection(OPTIONS)):
+            print(f"# {name}= is an option on other systems, too")
+        tap.result(linux.issuperset((*OPTIONS, "poll-us")) and "poll-us" in others and
+                   others.isdisjoint(OPTIONS),
+                   "the options of the hand-over are unknown on other systems")
     return tap.end()
 
 
