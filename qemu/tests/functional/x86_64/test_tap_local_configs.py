@@ -8,6 +8,7 @@
 
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -397,10 +398,10 @@ class TapLocalConfigs(TapLocalTestBase):
         device = nic(0, 1, 'e1000')
         vm = self.source(source_netdev(1), nic=device)
         vm.cmd('netdev_del', id='net0')
-        self.assertRegex(
         self.assertEqual(vm.cmd('query-tap-state'), [])
         self.assertIn("'net0'", self.qmp_error(vm, 'query-tap-state',
                                                id='net0'))
+        self.assertRegex(
             self.qmp_error(vm, 'netdev_add', **{
                 **self.NETDEV_ADD, 'queues': 1, 'ifname': 'tap1',
                 'script': 'no', 'downscript': 'no'}),
@@ -862,6 +863,28 @@ class TapLocalConfigs(TapLocalTestBase):
         """A netdev that cannot be handed over is not shown"""
         vm = self.source(source_netdev(more=''))
         self.assertEqual(vm.cmd('query-tap-state'), [])
+        self.assertRegex(self.qmp_error(vm, 'query-tap-state', id='net0'),
+                         "no TAP netdev 'net0' that can be handed over")
+
+    def test_trace_points(self):
+        """They tell of each transition, and of each queue in the stream"""
+        args = '-trace', 'tap_local_*', '-trace', 'tap_stream_*'
+        source = self.source(source_netdev(), *args)
+        target = self.target(target_netdev(), *args)
+        self.hand_over(source, target)
+        self.quit(source)
+        self.cont(target)
+        self.quit(target)
+        for vm, section, states in (
+                (source, 'save', ['owner -> suspended',
+                                  'suspended -> handed-over']),
+                (target, 'load', ['waiting -> arrived', 'arrived -> owner'])):
+            log = vm.get_log()
+            self.assertEqual(re.findall(
+                r'tap_local_state netdev net0: (.*)', log), states)
+            self.assertEqual(re.findall(
+                rf'tap_stream_{section} netdev net0 queue (\d+): fd', log),
+                [str(i) for i in range(QUEUES)])
 
     def test_query_tap_state_unverified(self):
         """The target says why it did not verify the device"""
