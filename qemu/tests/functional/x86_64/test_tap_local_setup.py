@@ -55,6 +55,23 @@ class TapLocalSetup(TapLocalTestBase):
         # The refusals have no effect on source and target
         self.hand_over(source, target)
 
+    def test_tls(self):
+        """A channel with TLS passes no file descriptors"""
+        source = self.source()
+        states = self.states(source)
+        target = self.target()
+        uri = f'unix:{self.socket_path()}'
+        for vm in source, target:
+            vm.cmd('migrate-set-parameters', {'tls-creds': 'tls0'})
+        self.assert_not_begun(source, states,
+                              self.qmp_error(source, 'migrate', uri=uri),
+                              "'local'", 'no TLS')
+        self.assertRegex(self.qmp_error(target, 'migrate-incoming', uri=uri),
+                         "'local'.*no TLS")
+        for vm in source, target:
+            vm.cmd('migrate-set-parameters', {'tls-creds': ''})
+        self.hand_over(source, target)
+
     def test_fd_of_unix_socket(self):
         source = self.source()
         states = self.states(source)
