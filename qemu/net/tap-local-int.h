@@ -9,6 +9,7 @@
 #ifndef NET_TAP_LOCAL_INT_H
 #define NET_TAP_LOCAL_INT_H
 
+#include <linux/if_tun.h>
 #include <net/if.h>
 
 #include "migration/misc.h"
@@ -18,6 +19,11 @@
 #include "tap-local.h"
 #include "tap-state.h"
 #include "tap_int.h"
+
+/* Linux 6.17; system headers may be older */
+#ifndef TUN_F_UDP_TUNNEL_GSO
+#define TUN_F_UDP_TUNNEL_GSO 0x080
+#endif
 
 /* Fields of section net-tap in the migration stream */
 typedef struct TapStream {
@@ -79,6 +85,7 @@ struct TapLocal {
     bool offered;               /* ... and has its fds in the stream */
     bool started;               /* NIC and vhost run */
     bool gone;                  /* the device was deleted: do not touch it */
+    bool shared;                /* the source does not hand it over */
     char ifname[IFNAMSIZ];
     unsigned int count;         /* of queues */
     QTAILQ_HEAD(, TapLocalQueue) queues;
@@ -88,6 +95,7 @@ struct TapLocal {
     char *want_ifname;          /* ... of a target, or NULL */
     OnOffAuto kernel_state;
     int sndbuf;                 /* ... of a target, or 0 */
+    GArray *shared_fds;         /* ... or NULL; -1: its queue has it */
 
     uint32_t set;               /* bits of TapSettings by the NIC model */
     uint32_t changed;           /* ... since the device was suspended */
@@ -168,6 +176,20 @@ char *tap_local_places_differ(TapLocal *local, TapSnapshot expected,
 /* tap-stream.c */
 
 extern const VMStateDescription vmstate_net_tap;
+
+/* Take the queue in @queue->stream; the caller closes its fd on error */
+bool tap_stream_load(TapLocalQueue *queue, Error **errp);
+
+/* tap-shared.c */
+
+/* Get the file descriptors of fd= or fds= */
+bool tap_shared_get_fds(TapLocal *local, const char *names, Error **errp);
+
+/* Give the queue its file descriptor, and read the state of the device */
+bool tap_shared_take(TapLocalQueue *queue, Error **errp);
+
+/* The source has stopped: log changes by others since tap_shared_take() */
+void tap_shared_start(TapLocal *local);
 
 /* tap-pending.c */
 

@@ -25,6 +25,11 @@ bool tap_local_is_incoming(const TapLocal *local)
     return false;
 }
 
+unsigned int tap_shared_count(const TapLocal *local)
+{
+    return 0;
+}
+
 bool tap_local_add_queue(TapLocal *local, TAPState *s, Error **errp)
 {
     return true;

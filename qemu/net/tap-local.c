@@ -6,8 +6,8 @@
  * while its VM is stopped. One state a netdev tells who may:
  *
  *   opened here                          incoming-fds=on
- *        |                                      |
- *        v         the VM starts                v    the stream is loaded
+ *        |                                      |     the stream is loaded,
+ *        v         the VM starts                v     or shared-fds=on
  *      OWNER <-----------------. .----------- WAITING ------------.
  *       | ^                    |  ^ a load fails                  |
  *  save | | the VM starts:     |  '-------------------------------|
@@ -219,7 +219,7 @@ bool tap_local_suspend(TapLocal *local, Error **errp)
         return false;
     }
     /* Before it ran here, send the state that the source had */
-    if (local->state != TAP_HAND_OVER_ARRIVED) {
+    if (local->state != TAP_HAND_OVER_ARRIVED || local->shared) {
         if (!tap_local_read(local, TAP_NOW, true, errp)) {
             return false;
         }
@@ -227,6 +227,7 @@ bool tap_local_suspend(TapLocal *local, Error **errp)
             queue->st[TAP_KEPT] = queue->st[TAP_NOW];
         }
     }
+    local->shared = false;
     local->offered = true;
     tap_local_set_state(local, TAP_HAND_OVER_SUSPENDED);
     return true;
@@ -299,7 +300,9 @@ static void tap_local_take(TapLocal *local)
         error_free(err);
         return;
     }
-    if (QTAILQ_FIRST(&local->queues)->st[TAP_NOW].supported) {
+    if (local->shared) {
+        tap_shared_start(local);
+    } else if (QTAILQ_FIRST(&local->queues)->st[TAP_NOW].supported) {
         failed = tap_local_restore(local);
     }
     if (!local->gone) {
@@ -355,8 +358,8 @@ static int tap_local_incoming_event(NotifierWithReturn *notifier,
 {
     TapLocal *local = container_of(notifier, TapLocal, incoming);
 
-    if (local->state != TAP_HAND_OVER_WAITING &&
-        local->state != TAP_HAND_OVER_ARRIVED) {
+    if ((local->state != TAP_HAND_OVER_WAITING &&
+         local->state != TAP_HAND_OVER_ARRIVED) || local->shared) {
         return 0;
     }
     if (loaded) {
@@ -572,22 +575,33 @@ static bool tap_local_fds_will_come(void)
 }
 
 static bool tap_local_check_options(const NetdevTapOptions *tap, const char *id,
-                                    bool supported, bool *incoming,
-                                    Error **errp)
+                                    bool supported, bool *shared,
+                                    bool *incoming, Error **errp)
 {
     bool inmigrate = runstate_check(RUN_STATE_INMIGRATE);
 
+    *shared = tap->has_shared_fds && tap->shared_fds;
     *incoming = tap->has_incoming_fds ? tap->incoming_fds :
-                supported && inmigrate && tap_local_fds_will_come();
+                !*shared && supported && inmigrate && tap_local_fds_will_come();
 
     if (tap->has_kernel_state && !supported) {
         error_setg(errp, "netdev '%s': kernel-state= needs "
                    "local-migration-supported=on", id);
         return false;
     }
-    if (*incoming && !supported) {
-        error_setg(errp, "netdev '%s': incoming-fds=on needs "
-                   "local-migration-supported=on", id);
+    if ((*incoming || *shared) && !supported) {
+        error_setg(errp, "netdev '%s': %s=on needs "
+                   "local-migration-supported=on", id,
+                   *shared ? "shared-fds" : "incoming-fds");
+        return false;
+    }
+    if (*shared && (tap->has_incoming_fds || !!tap->fd == !!tap->fds ||
+                    tap->ifname || tap->script || tap->downscript ||
+                    tap->has_vnet_hdr || tap->helper || tap->br ||
+                    tap->has_queues)) {
+        error_setg(errp, "netdev '%s': shared-fds=on needs either fd= or fds=; "
+                   "incoming-fds=, ifname=, script=, downscript=, vnet_hdr=, "
+                   "helper=, br= and queues= are invalid with it", id);
         return false;
     }
     if (supported && inmigrate && tap->ifname && !tap->has_incoming_fds &&
@@ -605,15 +619,16 @@ static bool tap_local_check_options(const NetdevTapOptions *tap, const char *id,
                    tap->queues, MAX_QUEUE_NUM);
         return false;
     }
-    if (!*incoming) {
+    if (!*incoming && !*shared) {
         return true;
     }
     if (!inmigrate) {
-        error_setg(errp, "netdev '%s': incoming-fds=on needs a QEMU that "
-                   "waits for a migration: use -incoming", id);
+        error_setg(errp, "netdev '%s': %s=on needs a QEMU that waits for a "
+                   "migration: use -incoming", id,
+                   *shared ? "shared-fds" : "incoming-fds");
         return false;
     }
-    if (tap->fd || tap->fds || tap->helper) {
+    if (*incoming && (tap->fd || tap->fds || tap->helper)) {
         error_setg(errp, "netdev '%s': fd=, fds= and helper= are invalid with "
                    "incoming-fds=on: the file descriptors come with the "
                    "migration stream", id);
@@ -632,10 +647,11 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
                      (tap->has_cpr && tap->cpr);
     static bool initialized;
     TapLocal *new, *other;
-    bool incoming;
+    bool incoming, shared;
 
     *local = NULL;
-    if (!tap_local_check_options(tap, id, supported, &incoming, errp)) {
+    if (!tap_local_check_options(tap, id, supported, &shared, &incoming,
+                                 errp)) {
         return false;
     }
     if (!supported) {
@@ -660,12 +676,14 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
     new->refs = 1;
     new->id = g_strdup(id);
     QTAILQ_INIT(&new->queues);
-    new->state = incoming ? TAP_HAND_OVER_WAITING : TAP_HAND_OVER_OWNER;
+    new->state = incoming || shared ? TAP_HAND_OVER_WAITING :
+                                      TAP_HAND_OVER_OWNER;
+    new->shared = shared;
     new->started = runstate_is_live(runstate_get());
     new->vnet_hdr = !tap->has_vnet_hdr || tap->vnet_hdr;
     new->kernel_state = tap->has_kernel_state ? tap->kernel_state :
                                                 ON_OFF_AUTO_AUTO;
-    if (incoming) {
+    if (incoming || shared) {
         new->want_ifname = g_strdup(tap->ifname);
         new->sndbuf = !tap->has_sndbuf ? 0 :
                       MIN(tap->sndbuf ?: INT_MAX, INT_MAX);
@@ -687,6 +705,10 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
         migration_add_notifier_mode(&new->outgoing_notifiers[mode].notifier,
                                     tap_local_outgoing_event, mode);
     }
+    if (shared && !tap_shared_get_fds(new, tap->fd ?: tap->fds, errp)) {
+        tap_local_unref(new);
+        return false;
+    }
     *local = new;
     return true;
 }
@@ -705,6 +727,7 @@ void tap_local_unref(TapLocal *local)
     }
     g_free(local->id);
     g_free(local->want_ifname);
+    g_clear_pointer(&local->shared_fds, g_array_unref);
     g_free(local->unverified);
     g_free(local->observed);
     g_free(local->restored);
@@ -763,6 +786,16 @@ bool tap_local_add_queue(TapLocal *local, TAPState *s, Error **errp)
     QTAILQ_INSERT_TAIL(&local->queues, queue, next);
     s->local = queue;
     s->nc.local_migration = true;
+    if (local->shared) {
+        if (!tap_shared_take(queue, errp)) {
+            error_prepend(errp, "netdev '%s' queue %u: ", local->id,
+                          queue->index);
+            return false;
+        }
+        if (local->count == tap_shared_count(local)) {
+            tap_local_set_state(local, TAP_HAND_OVER_ARRIVED);
+        }
+    }
     return true;
 }
 

@@ -39,12 +39,15 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
 void tap_local_unref(TapLocal *local);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(TapLocal, tap_local_unref)
 
-/* Return true if the file descriptors come with the migration stream */
+/* Return true if the TAP comes from another QEMU, and is not to be opened */
 bool tap_local_is_incoming(const TapLocal *local);
+
+/* Return the number of queues in fd= or fds= with shared-fds=on, else 0 */
+unsigned int tap_shared_count(const TapLocal *local);
 
 /*
  * Add the next queue of a netdev, which may be NULL, and set @s->local; @s->fd
- * is -1 when it comes with the stream
+ * is -1 when it comes with the stream, or from another QEMU
  */
 bool tap_local_add_queue(TapLocal *local, TAPState *s, Error **errp);
 

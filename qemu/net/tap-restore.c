@@ -9,8 +9,6 @@
 #include "qemu/osdep.h"
 #include "tap-local-int.h"
 
-#include <linux/if_tun.h>
-
 #include "qapi/error.h"
 #include "qapi/qapi-events-net.h"
 #include "qemu/error-report.h"
@@ -157,7 +155,8 @@ bool tap_local_read(TapLocal *local, TapSnapshot to, bool hold, Error **errp)
             return false;
         }
         /* Without TUNGETSTATE, a detached queue may look like an attached one */
-        if (!st->supported && !tap_local_knows_attached(queue)) {
+        if (!st->supported && !local->shared &&
+            !tap_local_knows_attached(queue)) {
             st->queue.flags = 0;
         }
         if (why && local->kernel_state == ON_OFF_AUTO_ON &&

@@ -12,16 +12,9 @@
 #include "qemu/osdep.h"
 #include "tap-local-int.h"
 
-#include <linux/if_tun.h>
-
 #include "migration/vmstate.h"
 #include "qapi/error.h"
 #include "trace.h"
-
-/* Linux 6.17; system headers may be older */
-#ifndef TUN_F_UDP_TUNNEL_GSO
-#define TUN_F_UDP_TUNNEL_GSO 0x080
-#endif
 
 static int tap_stream_fail(TapLocalQueue *queue, Error *err)
 {
@@ -71,7 +64,7 @@ static int tap_stream_pre_load(void *opaque)
     /* A load must not overwrite a queue in use */
     if (queue->netdev->state != TAP_HAND_OVER_WAITING) {
         error_setg(&err, "its file descriptor came with the stream, but this "
-                   "QEMU opened one itself: use incoming-fds=on");
+                   "QEMU has one: use incoming-fds=on, without shared-fds=");
         return tap_stream_fail(queue, err);
     }
     if (queue->arrived) {
@@ -187,6 +180,11 @@ static bool tap_stream_verify(TapLocalQueue *queue, const char *why,
         local->unverified = g_strdup("kernel-state=off");
         return true;
     }
+    if (local->shared && !(why && must)) {
+        g_free(local->unverified);
+        local->unverified = g_strdup("shared-fds=on");
+        return true;
+    }
     if (!why && !queue->ks.size) {
         why = "the migration stream holds no kernel state of the TAP";
     } else if (!why && !tap_kstate_decode(&queue->ks, expected, &unknown,
@@ -219,7 +217,7 @@ static bool tap_stream_verify(TapLocalQueue *queue, const char *why,
     return true;
 }
 
-static bool tap_stream_load(TapLocalQueue *queue, Error **errp)
+bool tap_stream_load(TapLocalQueue *queue, Error **errp)
 {
     ERRP_GUARD();
     struct tun_state *st = &queue->st[TAP_KEPT];

@@ -290,6 +290,11 @@ RunState runstate_get(void)
     return fixture.runstate;
 }
 
+int monitor_fd_param(Monitor *mon, const char *fdname, Error **errp)
+{
+    return atoi(fdname);
+}
+
 bool runstate_check(RunState state)
 {
     return fixture.runstate == state;

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import struct
+import subprocess
 import sys
 import time
 
@@ -57,8 +58,8 @@ with socket.socket(fileno=int(args['--fd'])) as sock:
 
 
 def source_netdev(queues=QUEUES, ifname='tap0', more=LOCAL, name='net0'):
-    return (f'tap,id={name},ifname={ifname},queues={queues},script=no,'
-            f'downscript=no,{more}').rstrip(',')
+    return (f'tap,id={name},ifname={ifname},queues={queues},script=,'
+            f'downscript=,{more}').rstrip(',')
 
 
 def target_netdev(queues=QUEUES, more='incoming-fds=on', name='net0'):
@@ -81,6 +82,8 @@ class TapLocalTestBase(QemuSystemTest):
 
     timeout = 480
     memory = '128M'
+    # Backend of the guest's RAM; by default a file that QEMUs share
+    ram = None
     # Open file of a queue
     tap_file = tap.TUN
 
@@ -144,10 +147,10 @@ class TapLocalTestBase(QemuSystemTest):
                                           log_dir=self.log_file())
             self._vms[name].set_machine(self.machine)
         vm = self.get_vm(name=name)
-        ram = self.scratch_file('ram')
+        ram = self.ram or ('memory-backend-file,share=on,mem-path=' +
+                           self.scratch_file('ram'))
         vm.add_args('-nodefaults', '-m', self.memory, '-object',
-                    f'memory-backend-file,id=ram,size={self.memory},'
-                    f'mem-path={ram},share=on',
+                    f'{ram},id=ram,size={self.memory}',
                     '-machine', 'memory-backend=ram', *NO_VAPIC)
         if netdev:
             vm.add_args('-netdev', netdev, '-device', json.dumps(nic or NIC))
@@ -384,6 +387,16 @@ class TapLocalTestBase(QemuSystemTest):
             self.assertRegex(error, pattern)
         self.assertEqual(self.status(source), 'running')
         self.assertEqual(self.states(source), states)
+
+    def assert_option_error(self, netdev, *patterns, args=()):
+        """QEMU does not start, as its -netdev is wrong"""
+        result = subprocess.run(
+            [self.qemu_bin, '-M', 'none', '-nodefaults', '-display', 'none',
+             '-S', '-netdev', netdev, *args], capture_output=True, text=True,
+            timeout=self.timeout, close_fds=False)
+        self.assertEqual(result.returncode, 1, netdev)
+        for pattern in patterns:
+            self.assertRegex(result.stderr, pattern, netdev)
 
     def event(self, vm, name):
         """Returns the data of the events of a QEMU with that name"""

@@ -234,7 +234,7 @@ class TapLocal(TapLocalTestBase):
             except FileNotFoundError:
                 return []
 
-        source = self.source(source_netdev().replace('downscript=no',
+        source = self.source(source_netdev().replace('downscript=',
                                                      f'downscript={script}'))
         netdev = target_netdev(more=f'incoming-fds=on,downscript={script}')
         # A target that never runs, and exits before the source

@@ -12,8 +12,6 @@ import re
 import resource
 import socket
 import subprocess
-import threading
-import time
 
 from qemu_test import QemuSystemTest, skipIfMissingCommands
 
@@ -22,11 +20,12 @@ import tap_local_uapi as uapi
 from tap_local_base import (LOCAL, NIC, QUEUES, TapLocalTestBase, nic,
                             source_netdev, target_netdev)
 from tap_local_bpf import bpf_drop, bpf_return
+from tap_local_cpr import CprMixin
 from tap_local_network import (ETHERTYPE, GUEST_IP, active_features, link_up,
                                make_bridge, send_packet, set_address)
 
 
-class TapLocalConfigs(TapLocalTestBase):
+class TapLocalConfigs(CprMixin, TapLocalTestBase):
 
     # Numbers of queues
 
@@ -251,7 +250,7 @@ class TapLocalConfigs(TapLocalTestBase):
 
     def plug(self, vm):
         vm.cmd('netdev_add', {**self.NETDEV_ADD, 'ifname': 'tap0',
-                              'script': 'no', 'downscript': 'no'})
+                              'script': '', 'downscript': ''})
         vm.cmd('device_add', NIC)
         self.assertEqual(len(self.states(vm)), QUEUES)
 
@@ -404,7 +403,7 @@ class TapLocalConfigs(TapLocalTestBase):
         self.assertRegex(
             self.qmp_error(vm, 'netdev_add', **{
                 **self.NETDEV_ADD, 'queues': 1, 'ifname': 'tap1',
-                'script': 'no', 'downscript': 'no'}),
+                'script': '', 'downscript': ''}),
             "netdev 'net0'.*unplug the NIC first")
         # Without a netdev, the TAP is not handed over
         del device['netdev']
@@ -586,77 +585,6 @@ class TapLocalConfigs(TapLocalTestBase):
         self.to_and_fro(vm, lambda: self.guest_target(target_netdev()), agent)
 
     # cpr-transfer
-
-    CPR = ('-machine', 'aux-ram-share=on')
-
-    def cpr_vm(self, name, netdev, *args):
-        """Returns a QEMU that is not launched yet, and its second monitor"""
-        path = self.socket_path()
-        return self.create(name, netdev, *self.CPR, '-qmp',
-                           f'unix:{path},server=on,wait=off', *args), path
-
-    def channel(self, kind, address):
-        return {'channel-type': kind, 'addr': address}
-
-    def unix_address(self, path):
-        return {'transport': 'socket', 'type': 'unix', 'path': path}
-
-    def start_cpr(self, monitor, *channels):
-        """
-        Begin a migration on the QEMU with that monitor, in a thread
-
-        The target answers its own monitor only after that.
-        """
-        def commands():
-            yield 'qmp_capabilities', {}
-            # Repeat until the target listens
-            end = time.monotonic() + self.timeout
-            while time.monotonic() < end:
-                yield 'migrate', {'channels': channels}
-                time.sleep(0.05)
-
-        def begin():
-            with socket.socket(socket.AF_UNIX) as sock:
-                sock.connect(monitor)
-                with sock.makefile('rw') as lines:
-                    json.loads(lines.readline())
-                    for command, arguments in commands():
-                        lines.write(json.dumps({'execute': command,
-                                                'arguments': arguments}))
-                        lines.flush()
-                        answer = {}
-                        while not answer.keys() & {'return', 'error'}:
-                            answer = json.loads(lines.readline())
-                        if command == 'migrate' and 'return' in answer:
-                            return
-
-        thread = threading.Thread(target=begin, daemon=True)
-        thread.start()
-        return thread
-
-    def hand_over_cpr(self, source, monitor, target_options, *args):
-        """Launch a target, hand over; returns it and its second monitor"""
-        cpr, main = self.socket_path(), self.socket_path()
-        source.cmd('migrate-set-parameters', mode='cpr-transfer')
-        cpr_channel = self.channel('cpr', self.unix_address(cpr))
-        thread = self.start_cpr(monitor, cpr_channel, self.channel(
-            'main', self.unix_address(main)))
-        target, monitor = self.cpr_vm('target', target_options, '-S',
-                                      '-incoming', 'defer', '-incoming',
-                                      json.dumps(cpr_channel), *args)
-        self.launch(target, local=False)
-        thread.join()
-        self.assertEqual(
-            {info['hand-over'] for info in target.cmd('query-tap-state')},
-            {'waiting'})
-        self.assertNotIn(tap.TUN, self.open_files(target))
-        target.cmd('migrate-incoming', uri=f'unix:{main}')
-        for vm in source, target:
-            info = self.wait_migration(vm)
-            self.assertEqual(info['status'], 'completed', info)
-        self.wait_status(source, 'postmigrate')
-        self.wait_status(target, 'paused')
-        return target, monitor
 
     def do_cpr(self, option):
         netdev = source_netdev(more=option)
