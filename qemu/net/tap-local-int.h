@@ -196,10 +196,16 @@ void tap_shared_start(TapLocal *local);
 extern const VMStateDescription vmstate_net_tap_pending;
 
 /*
- * Write the packets that tap_pending_keep_sent() kept before the VM runs. vhost
- * would overtake them: with vhost, write them all, whatever sndbuf allows.
+ * Write the packets that tap_pending_keep_sent() kept, whatever sndbuf allows:
+ * nobody else could write them ahead of later ones
  */
-void tap_pending_flush_for_vhost(TapLocalQueue *queue);
+void tap_pending_flush_all_sent(TapLocalQueue *queue);
+
+/*
+ * With kernel-state=off, the section is to have no subsection, as upstream's
+ * QEMU 11.2 refuses it: write packets of the guest, and warn of others
+ */
+void tap_pending_prepare_save(TapLocalQueue *queue);
 
 /* Return the number of packets */
 unsigned int tap_pending_count(const TapPending *pending);

@@ -227,6 +227,9 @@ bool tap_local_suspend(TapLocal *local, Error **errp)
             queue->st[TAP_KEPT] = queue->st[TAP_NOW];
         }
     }
+    QTAILQ_FOREACH(queue, &local->queues, next) {
+        tap_pending_prepare_save(queue);
+    }
     local->shared = false;
     local->offered = true;
     tap_local_set_state(local, TAP_HAND_OVER_SUSPENDED);
@@ -327,7 +330,12 @@ static void tap_local_vm_change(void *opaque, bool running, RunState state)
         tap_local_take(local);
     }
     QTAILQ_FOREACH(queue, &local->queues, next) {
-        tap_pending_flush_for_vhost(queue);
+        if (queue->s->vhost_net) {
+            /* It would overtake packets that wait */
+            tap_pending_flush_all_sent(queue);
+        } else {
+            tap_pending_flush_sent(queue);
+        }
     }
 }
 

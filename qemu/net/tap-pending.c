@@ -152,12 +152,12 @@ bool tap_pending_flush_sent(TapLocalQueue *queue)
     return true;
 }
 
-void tap_pending_flush_for_vhost(TapLocalQueue *queue)
+void tap_pending_flush_all_sent(TapLocalQueue *queue)
 {
     int fd = queue->s->fd, sndbuf;
 
-    if (tap_pending_flush_sent(queue) || !queue->s->vhost_net ||
-        !tap_local_may_change(queue) || tap_fd_get_sndbuf(fd, &sndbuf)) {
+    if (tap_pending_flush_sent(queue) || !tap_local_may_change(queue) ||
+        tap_fd_get_sndbuf(fd, &sndbuf)) {
         return;
     }
     tap_set_sndbuf(fd, &(NetdevTapOptions) { }, NULL);
@@ -176,6 +176,27 @@ unsigned int tap_pending_count(const TapPending *pending)
     return count;
 }
 
+static bool tap_pending_may_travel(const TapLocalQueue *queue)
+{
+    return queue->netdev->kernel_state != ON_OFF_AUTO_OFF;
+}
+
+void tap_pending_prepare_save(TapLocalQueue *queue)
+{
+    unsigned int count;
+
+    if (tap_pending_may_travel(queue)) {
+        return;
+    }
+    tap_pending_flush_all_sent(queue);
+    count = tap_pending_count(&queue->pending);
+    if (count) {
+        warn_report("netdev '%s' queue %u: %u pending packet(s) are lost if the "
+                    "guest runs on the target: kernel-state=off sends none",
+                    queue->netdev->id, queue->index, count);
+    }
+}
+
 /* The stream may have the subsection more than once */
 static int tap_pending_pre_load(void *opaque)
 {
@@ -189,7 +210,8 @@ static bool tap_pending_needed(void *opaque)
 {
     TapLocalQueue *queue = opaque;
 
-    return queue->pending.received_size || queue->pending.sent_size;
+    return tap_pending_may_travel(queue) &&
+           (queue->pending.received_size || queue->pending.sent_size);
 }
 
 static char *tap_pending_find_damage(const TapPending *pending)

@@ -2859,7 +2859,7 @@ static void test_packets(void)
 
         memset(packet, 0x5a, sizeof(packet));
         data = new_section();
-        new_source(&options);
+        new_source(&automatic);
         g_assert_false(tap_pending_has_received(queue(0)));
         tap_local_fixture_run(RUN_STATE_PAUSED);
         keep_packets(received, sent, packets, expected);
@@ -2874,7 +2874,7 @@ static void test_packets(void)
         g_assert_cmpuint(fixture.local->carried, ==, 0);
         tap_local_fixture_free();
 
-        new_target(&options);
+        new_target(&automatic);
         g_assert_true(load_all(&stream));
         g_assert_cmpuint(fixture.local->carried, ==, received + sent);
         /* A load that fails afterwards does not count */
@@ -2897,7 +2897,7 @@ static void test_packets_source_resumes(void)
     g_autoptr(GByteArray) packets = g_byte_array_new();
     Stream stream;
 
-    new_source(&options);
+    new_source(&automatic);
     tap_local_fixture_run(RUN_STATE_PAUSED);
     keep_packets(true, 2, packets, expected);
     hand_over_to_nobody();
@@ -2915,7 +2915,7 @@ static void test_packets_some(void)
     g_autoptr(GByteArray) packets = g_byte_array_new();
     Stream stream;
 
-    new_source(&options);
+    new_source(&automatic);
     tap_local_fixture_run(RUN_STATE_PAUSED);
     keep_packets(false, 3, packets, expected);
     fixture.takes = 1;
@@ -2941,7 +2941,7 @@ static void test_packets_before_vhost(void)
         g_autoptr(GByteArray) packets = g_byte_array_new();
         int sndbuf = 4711;
 
-        new_source(&options);
+        new_source(&automatic);
         g_assert(!ioctl(tap, TUNSETSNDBUF, &sndbuf));
         tap_local_fixture_run(RUN_STATE_PAUSED);
         keep_packets(false, 3, packets, expected);
@@ -2966,7 +2966,7 @@ static void test_packets_running(void)
     static uint8_t packet[100];
     struct iovec iov = { packet, sizeof(packet) };
 
-    new_source(&options);
+    new_source(&automatic);
     tap_pending_keep_received(queue(0), packet, sizeof(packet));
     g_assert_false(tap_pending_has_received(queue(0)));
     g_assert_false(tap_pending_keep_sent(queue(0), &iov, 1));
@@ -2987,7 +2987,7 @@ static void test_packets_loadvm(void)
     g_autoptr(GByteArray) packets = g_byte_array_new();
     uint8_t buf[NET_BUFSIZE];
 
-    new_source(&options);
+    new_source(&automatic);
     tap_local_fixture_run(RUN_STATE_PAUSED);
     keep_packets(true, 2, packets, expected);
     tap_local_fixture_reset(RESET_TYPE_SNAPSHOT_LOAD);
@@ -3027,7 +3027,7 @@ static void test_packets_link_down(void)
 
     data = new_section();
     tap_pending_link_changed(NULL);
-    new_source_queues(&options, 2);
+    new_source_queues(&automatic, 2);
     tap_local_fixture_run(RUN_STATE_PAUSED);
     keep_packets(true, 2, packets, expected);
     tap_pending_keep_received(queue(1), packet, sizeof(packet));
@@ -3099,7 +3099,7 @@ static void test_packets_malformed(void)
         g_test_message("%s", cases[i].what);
         append_pending(data, cases[i].received, cases[i].received_size,
                        cases[i].sent, cases[i].sent_size);
-        new_target(&options);
+        new_target(&automatic);
         ok = tap_local_fixture_load(0, data->data, data->len, tap, 1);
         g_assert_cmpint(ok, ==, !cases[i].error);
         if (cases[i].error) {
@@ -3139,7 +3139,7 @@ static void test_subsections_malformed(void)
         g_autoptr(GByteArray) data = new_section();
 
         append_subsection(data, cases[i].name, zero, cases[i].size);
-        new_target(&options);
+        new_target(&automatic);
         g_assert_false(tap_local_fixture_load(0, data->data, data->len, tap,
                                               1));
         if (cases[i].error) {
@@ -3163,7 +3163,7 @@ static void test_packets_twice(void)
     for (int i = 0; i < 2; i++) {
         append_pending(data, packet[i], sizeof(packet[i]), NULL, 0);
     }
-    new_target(&options);
+    new_target(&automatic);
     g_assert_true(tap_local_fixture_load(0, data->data, data->len, tap, 1));
     g_assert_true(tap_local_fixture_loaded());
     g_assert_cmpuint(fixture.local->carried, ==, 1);
@@ -3188,7 +3188,7 @@ static void test_packets_for_vhost(void)
             append_pending(data, packets, received ? sizeof(packets) : 0,
                            packets, directions & 2 ? sizeof(packets) : 0);
         }
-        new_target(&options);
+        new_target(&automatic);
         g_assert_true(tap_local_fixture_load(0, data->data, data->len, tap, 1));
         g_assert_true(tap_local_fixture_loaded());
         g_assert_true(tap_local_check_ready(queue(0), true, &error_abort));
@@ -3204,6 +3204,49 @@ static void test_packets_for_vhost(void)
         g_assert_true(tap_local_check_ready(queue(0), false, &error_abort));
         fixture.queues[0]->enabled = false;
         g_assert_true(tap_local_check_ready(queue(0), true, &error_abort));
+        tap_local_fixture_free();
+    }
+}
+
+/*
+ * kernel-state=off: a section has no pending packets, as upstream refuses them.
+ * Those of the guest are written; the one for the guest stays, for this side.
+ */
+static void test_packets_without_kernel_state(void)
+{
+    static const uint8_t packet[72] = { [71] = 7 };
+    static uint8_t buf[NET_BUFSIZE];
+
+    for (int received = 0; received < 2; received++) {
+        struct iovec iov = { (void *)packet, sizeof(packet) };
+        Stream stream;
+
+        new_source(&options);
+        g_assert_true(tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_SETUP));
+        tap_local_fixture_run(RUN_STATE_FINISH_MIGRATE);
+        g_assert_true(tap_pending_keep_sent(queue(0), &iov, 1));
+        if (received) {
+            tap_pending_keep_received(queue(0), packet, sizeof(packet));
+        }
+        fixture.full = true;
+        save_all(&stream);
+        fixture.full = false;
+        g_assert_cmpuint(stream.data[0]->len, ==, FIELDS_SIZE);
+        g_assert_cmpmem(fixture.transmitted->data, fixture.transmitted->len,
+                        packet, sizeof(packet));
+        if (received) {
+            assert_contains(tap_local_fixture_take_log(),
+                            "netdev 'net0' queue 0: 1 pending packet(s) are "
+                            "lost if the guest runs on the target");
+        } else {
+            g_assert_cmpstr(tap_local_fixture_take_log(), ==, "");
+        }
+        free_stream(&stream);
+
+        tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_FAILED);
+        tap_local_fixture_run(RUN_STATE_RUNNING);
+        g_assert_cmpuint(tap_pending_take_received(queue(0), buf), ==,
+                         received ? sizeof(packet) : 0);
         tap_local_fixture_free();
     }
 }
@@ -3359,6 +3402,7 @@ static const Test tests[] = {
     { "packets/malformed", test_packets_malformed },
     { "packets/twice", test_packets_twice },
     { "packets/for-vhost", test_packets_for_vhost },
+    { "packets/without-kernel-state", test_packets_without_kernel_state },
     { "packets/too-many", test_too_many_sent },
     { "packets/none", test_no_packet },
 };
