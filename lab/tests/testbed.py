@@ -144,7 +144,7 @@ class Testbed:
                    "local-migration-supported=on")
         return options + ",vhost=on" if self.vhost else options
 
-    def vm(self, netdev, *more):
+    def vm(self, netdev, *more, binary="qemu-system-x86_64"):
         self.count += 1
         queues = self.queues
         vm = qemu_vm.Vm(f"qemu{self.count}", [
@@ -161,7 +161,7 @@ class Testbed:
             "-action", "reboot=shutdown,shutdown=pause",
             "-netdev", netdev, "-device", "virtio-net-pci,netdev=net0,mq=on,"
             f"romfile=,vectors={2 * queues + 2},mac={GUEST_MAC}", *more],
-            self.logs if self.count <= KEPT_LOGS else self.directory)
+            self.logs if self.count <= KEPT_LOGS else self.directory, binary)
         self.vms = [v for v in self.vms if v.is_running()] + [vm]
         return vm.start()
 
@@ -185,7 +185,7 @@ class Testbed:
     def start_guest(self, options=""):
         """Return a QEMU whose guest is up; OPTIONS go to its netdev."""
         vm = self.vm(self.options() +
-                     f",ifname={DEV},script=no,downscript=no{options}")
+                     f",ifname={DEV},script=,downscript={options}")
         vm.wait_console("tapstate-agent: ready", 300)
         self.reports_state = subprocess.run(
             ["tapstate", "show", DEV], stdout=subprocess.DEVNULL,
