@@ -75,7 +75,7 @@ class Vm(QEMUMachine):
 
     def quit(self):
         """End QEMU in order, so that its clean-up is tested, too."""
-        self.shutdown()
+        self.shutdown(timeout=ANSWER)
         if self.exitcode():
             raise VmError(f"{self.name} quit with exit status {self.exitcode()}")
 
