@@ -7,6 +7,7 @@ the kernel's state.
 
 import argparse
 import contextlib
+import difflib
 import json
 import os
 import re
@@ -273,20 +274,22 @@ class Testbed:
     def state(self):
         """Return the state that a hand-over keeps, as the kernel reports it."""
         if not self.reports_state:
-            return run("ip", "-d", "-j", "link", "show", "dev", DEV)
+            return run("ip", "-d", "link", "show", "dev", DEV) + \
+                run("ethtool", "-k", DEV)
         state = json.loads(run("tapstate", "show", "-j", DEV))
         # Packets change these.
         state.pop("flows", None)
         for queue in state["queues"]:
             for volatile in "ring_len", "held_by":
                 queue.pop(volatile, None)
-        return json.dumps(state, sort_keys=True)
+        return json.dumps(state, sort_keys=True, indent=1)
 
     def check_state(self, before, when):
         after = self.state()
         if before != after:
-            raise TestbedError(
-                f"the state changed {when}:\n  {before}\n  {after}")
+            lines = difflib.unified_diff(before.splitlines(), after.splitlines(),
+                                         "before", "after", lineterm="", n=1)
+            raise TestbedError("\n".join([f"the state changed {when}:", *lines]))
 
     def finish(self):
         """End the traffic, print its table, and return the problems."""
