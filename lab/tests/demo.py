@@ -184,7 +184,7 @@ def main():
             sys.exit(f"demo: {variable} is not set: this runs in the lab, as "
                      "'make demo'")
 
-    with Testbed(rate=args.rate) as testbed:
+    with Testbed(args) as testbed:
         demo = Demo(testbed)
         try:
             report = demo.run()

@@ -27,8 +27,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
 from tap_local_proxy import FdProxy  # noqa: E402
 from tap_local_uapi import offset_of  # noqa: E402
 
-QUEUES = 4
-
 
 def until(condition, what, timeout=60):
     deadline = time.monotonic() + timeout
@@ -63,6 +61,7 @@ class Failure:
 
     def __init__(self, testbed):
         self.testbed = testbed
+        self.queues = testbed.queues
 
     def netdev(self):
         """Return wrong options of the target, or None."""
@@ -94,7 +93,7 @@ class Failure:
         target.cmd("migrate-incoming", uri=f"unix:{path}",
                    exit_on_error=False)
         self.prepare(target)
-        proxy = FdProxy(listen, path, QUEUES,
+        proxy = FdProxy(listen, path, self.queues,
                         lambda stream: self.tamper(stream, target),
                         lambda: self.sent(target))
         source.cmd("migrate", uri=f"unix:{listen}")
@@ -121,7 +120,7 @@ class Failure:
 
 def dropped_after(messages):
     class Dropped(Failure):
-        __doc__ = f"connection closed after {messages} of {QUEUES} fds"
+        __doc__ = f"connection closed after {messages} fds"
 
         def tamper(self, stream, target):
             return messages
@@ -130,7 +129,7 @@ def dropped_after(messages):
 
 def killed_after(messages):
     class Killed(Failure):
-        __doc__ = f"target killed after {messages} of {QUEUES} fds"
+        __doc__ = f"target killed after {messages} fds"
 
         def tamper(self, stream, target):
             return messages
@@ -149,10 +148,11 @@ class LaterSection(Failure):
     """a section after the TAPs' is broken"""
 
     def tamper(self, stream, target):
-        at = stream.data.rfind(b"virtio-net")
+        name = self.testbed.nic.removesuffix("-pci").encode()
+        at = stream.data.rfind(name)
         if at < stream.marks[-1]:
             raise TestbedError("the section of the NIC is not where it was")
-        stream.data[at:at + 10] = b"virtio-not"
+        stream.data[at:at + len(name)] = b"n" * len(name)
 
 
 class LaterSectionReturnPath(LaterSection):
@@ -165,19 +165,22 @@ class Truncated(Failure):
 
     def tamper(self, stream, target):
         del stream.data[stream.marks[-1] + 4:]
-        return QUEUES
+        return self.queues
 
 
 class KernelState(Failure):
     """the kernel's state in the stream is not the device's"""
-    reason = f"^netdev 'net0' queue {QUEUES - 1}: the "
+
+    @property
+    def reason(self):
+        return f"^netdev 'net0' queue {self.queues - 1}: the "
 
     def tamper(self, stream, target):
-        where = stream.kernel_state(QUEUES - 1)
+        where = stream.kernel_state(self.queues - 1)
         if where:
             stream.data[where[0] + offset_of("vnet.hdr_size")] ^= 1
         else:
-            offset, size = stream.field(QUEUES - 1, "host_vnet_hdr_len")
+            offset, size = stream.field(self.queues - 1, "host_vnet_hdr_len")
             stream.data[offset + size - 1] ^= 1
 
 
@@ -186,9 +189,11 @@ class NoFds(Failure):
     reason = r"^netdev 'net0' queue \d: no file descriptor came"
 
     def prepare(self, target):
-        used = len(os.listdir(f"/proc/{target.get_pid()}/fd"))
+        # Leave a number for the connection, and one too few for the queues.
+        used = os.listdir(f"/proc/{target.get_pid()}/fd")
+        free = [fd for fd in range(512) if str(fd) not in used]
         resource.prlimit(target.get_pid(), resource.RLIMIT_NOFILE,
-                         (used + 3, used + 3))
+                         (free[self.queues],) * 2)
 
 
 class DiskFull(Failure):
@@ -213,18 +218,24 @@ class DiskFull(Failure):
 
 class FewerQueues(Failure):
     """the target has fewer queues"""
-    reason = f"^net0/{QUEUES // 2}/net-tap: "
+
+    @property
+    def reason(self):
+        return f"^net0/{self.queues // 2}/net-tap: "
 
     def netdev(self):
-        return self.testbed.options(QUEUES // 2) + ",incoming-fds=on"
+        return self.testbed.options(self.queues // 2) + ",incoming-fds=on"
 
 
 class MoreQueues(Failure):
     """the target has more queues"""
-    reason = f"^netdev 'net0' queue {QUEUES}: its file descriptor is not in"
+
+    @property
+    def reason(self):
+        return f"^netdev 'net0' queue {self.queues}: its file descriptor is not in"
 
     def netdev(self):
-        return self.testbed.options(QUEUES * 2) + ",incoming-fds=on"
+        return self.testbed.options(self.queues * 2) + ",incoming-fds=on"
 
 
 class OtherName(Failure):
@@ -246,7 +257,7 @@ class Cancelled(Failure):
     def tamper(self, stream, target):
         self.reached.set()
         self.go_on.wait(60)
-        return QUEUES // 2
+        return self.queues // 2
 
     def meanwhile(self, source, target):
         if not self.reached.wait(60):
@@ -271,11 +282,14 @@ class Reverted(Failure):
         target.quit()
 
 
-FAILURES = (
-    *(dropped_after(n) for n in (0, 1, QUEUES)),
-    *(killed_after(n) for n in (0, 1, QUEUES)),
-    LaterSection, LaterSectionReturnPath, Truncated, KernelState, NoFds,
-    DiskFull, FewerQueues, MoreQueues, OtherName, Cancelled, Completed, Reverted)
+def failures(queues):
+    """Return the classes of failures that a NIC with QUEUES can have."""
+    fds = sorted({0, 1, queues})
+    some = [FewerQueues, Cancelled] if queues > 1 else []
+    return (
+        *map(dropped_after, fds), *map(killed_after, fds),
+        LaterSection, LaterSectionReturnPath, Truncated, KernelState, NoFds,
+        DiskFull, *some, MoreQueues, OtherName, Completed, Reverted)
 
 
 def go_on(source):
@@ -330,12 +344,8 @@ def expect_none(problems):
 
 
 def main():
-    parser = testbed_parser(__doc__)
-    parser.add_argument("--vhost", action="store_true")
-    args = parser.parse_args()
-
     tap = Tap()
-    with Testbed(QUEUES, args.rate, args.vhost) as testbed:
+    with Testbed(testbed_parser(__doc__).parse_args()) as testbed:
         def step(text, work, *arguments):
             result = None
             try:
@@ -349,7 +359,7 @@ def main():
         if not vm:
             return tap.end()
         objects = kernel_objects()
-        for failure in FAILURES:
+        for failure in failures(testbed.queues):
             if not step(f"goes on: {failure.__doc__}", fail, testbed, vm,
                         failure(testbed)):
                 return tap.end()

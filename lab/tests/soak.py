@@ -101,12 +101,10 @@ def soak(testbed, migrations):
 def main():
     parser = testbed_parser(__doc__)
     parser.add_argument("--migrations", type=int, default=20, metavar="N")
-    parser.add_argument("--queues", type=int, default=4, metavar="N")
-    parser.add_argument("--vhost", action="store_true")
     args = parser.parse_args()
 
     tap = Tap()
-    with Testbed(args.queues, args.rate, args.vhost) as testbed:
+    with Testbed(args) as testbed:
         try:
             problems = soak(testbed, args.migrations)
         except ERRORS as error:
@@ -114,8 +112,8 @@ def main():
             problems = [f"it ended early: {error!r}"]
     for problem in problems:
         print("# " + problem.replace("\n", "\n# "))
-    tap.result(not problems, f"{args.migrations} migrations, {args.queues} "
-               "queues" + (", vhost" if args.vhost else ""))
+    tap.result(not problems, f"{args.migrations} migrations, {args.nic}, "
+               f"{args.queues} queues" + (", vhost" if args.vhost else ""))
     return tap.end()
 
 

@@ -34,6 +34,10 @@ BRIDGE, SECOND = "br0", "tap1"
 class Round(Testbed):
     """A bridge with a TAP, and a stock QEMU"""
 
+    def __init__(self, args):
+        super().__init__(args)
+        self.hold = args.hold
+
     def stock_options(self, dev):
         return (f"tap,id=net0,ifname={dev},script=,downscript=,"
                 f"queues={self.queues},vhost={'on' if self.vhost else 'off'}")
@@ -135,8 +139,7 @@ class Round(Testbed):
 
 def one_round(args):
     """Return (lost on the way to the guest, to the host), and other problems."""
-    with Round(args.queues, args.rate, args.vhost) as testbed:
-        testbed.hold = args.hold
+    with Round(args) as testbed:
         try:
             source = testbed.boot()
             testbed.check_vhost(source)
@@ -159,8 +162,6 @@ def one_round(args):
 def main():
     parser = testbed_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
-    parser.add_argument("--queues", type=int, default=4, metavar="N")
-    parser.add_argument("--vhost", action="store_true")
     parser.add_argument("--second-tap", action="store_true")
     parser.add_argument("--hold", action="store_true",
                         help="hold the main loop of the source at the end")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A TAP, a guest under traffic behind it, and QEMUs that take turns.
 
-The demo, soak and rollback tests share it. lab/run-on-host runs it, too, without
+The demo and the tests beside it share it. lab/run-on-host runs it, too, without
 the kernel's state.
 """
 
@@ -107,18 +107,23 @@ def testbed_parser(doc):
     result = argparse.ArgumentParser(description=doc.split("\n")[0])
     result.add_argument("--rate", type=int, default=100, metavar="N",
                         help="packets per second each way (default 100)")
+    result.add_argument("--queues", type=int, default=4, metavar="N")
+    result.add_argument("--nic", default="virtio-net-pci")
+    result.add_argument("--vhost", action="store_true")
     return result
 
 
 class Testbed:
     """A context manager: at the end it removes all it made"""
 
-    def __init__(self, queues=4, rate=100, vhost=False):
+    def __init__(self, args):
+        """args: those of testbed_parser"""
         self._temporary = tempfile.TemporaryDirectory(dir="/dev/shm")
         self.directory = directory = self._temporary.name
-        self.queues = queues
-        self.rate = rate
-        self.vhost = vhost
+        self.queues = args.queues
+        self.rate = args.rate
+        self.vhost = args.vhost
+        self.nic = args.nic
         self.memory = os.path.join(directory, "memory")
         self.logs = os.environ.get("LAB_OUT", directory)
         self.count = 0
@@ -160,8 +165,10 @@ class Testbed:
             f"tapstate.neighbour={HOST}/{link(DEV).mac}",
             # Keep a guest that crashed, for where()
             "-action", "reboot=shutdown,shutdown=pause",
-            "-netdev", netdev, "-device", "virtio-net-pci,netdev=net0,mq=on,"
-            f"romfile=,vectors={2 * queues + 2},mac={GUEST_MAC}", *more],
+            "-netdev", netdev, "-device",
+            f"{self.nic},netdev=net0,romfile=,mac={GUEST_MAC}" +
+            (f",mq=on,vectors={2 * queues + 2}" if "virtio" in self.nic else ""),
+            *more],
             self.logs if self.count <= KEPT_LOGS else self.directory, binary)
         self.vms = [v for v in self.vms if v.is_running()] + [vm]
         return vm.start()
@@ -247,6 +254,8 @@ class Testbed:
             text = vm.cmd("human-monitor-command", command_line=command)
             words += re.findall(r"RIP=\w+|HLT=\d|Timer.*|I[RS]R\t.*", text)
         yield f"{vm.name}: " + ", ".join(" ".join(w.split()) for w in words)
+        if "virtio" not in self.nic:
+            return
         path = vm.cmd("x-query-virtio")[0]["path"]
         rings = []
         for number in range(2 * self.queues):
