@@ -98,15 +98,16 @@ def soak(testbed, migrations):
     return problems
 
 
-def main():
-    parser = testbed_parser(__doc__)
-    parser.add_argument("--migrations", type=int, default=20, metavar="N")
+def main(work=soak, doc=__doc__, migrations=20):
+    parser = testbed_parser(doc)
+    parser.add_argument("--migrations", type=int, default=migrations,
+                        metavar="N")
     args = parser.parse_args()
 
     tap = Tap()
     with Testbed(args) as testbed:
         try:
-            problems = soak(testbed, args.migrations)
+            problems = work(testbed, args.migrations)
         except ERRORS as error:
             testbed.complain(error)
             problems = [f"it ended early: {error!r}"]
