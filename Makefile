@@ -35,8 +35,8 @@ test-qemu-10.2: lab lab-kernels test-parts ## the tests of the hand-over, with Q
 	QEMU_BASE=10.2 lab/series/write qemu
 	QEMU_BASE=10.2 lab/test hand_over full versions
 
-test-debug: lab-debug selftests test-parts ## the kernel selftests and more, with KASAN, lockdep, kmemleak, KCSAN
-	lab/test selftests_debug selftests_kcsan
+test-debug: lab-debug selftests test-parts ## the kernel selftests, hand-overs and more, with KASAN, lockdep, kmemleak, KCSAN
+	lab/test selftests_debug selftests_kcsan vhost_debug
 
 shell: lab qemu-stock ## a prompt in the lab
 	lab/run --guests --shell

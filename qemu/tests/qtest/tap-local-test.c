@@ -52,6 +52,7 @@
 #define TX_PACKETS 30
 /* Send buffer with room for a few of the packets */
 #define TX_SNDBUF ",sndbuf=10000"
+#define VHOST ",vhost=on"
 
 /* Reason to skip all tests, or NULL */
 static const char *skip_reason;
@@ -87,6 +88,7 @@ struct Test {
     const Nic *nic;
     int queues;
     int slot;               /* PCI slot of the NIC */
+    bool vhost;
 
     char *dir;
     int serial;             /* number of the next QEMU */
@@ -695,7 +697,8 @@ static QTestState *start_qemu(Test *t, const char *netdev, const char *args)
 static QTestState *start_target(Test *t)
 {
     g_autofree char *uri = g_strdup_printf("unix:%s/%d", t->dir, t->serial++);
-    QTestState *qts = start_qemu(t, "incoming-fds=on", "-S -incoming defer");
+    QTestState *qts = start_qemu(t, t->vhost ? "incoming-fds=on" VHOST :
+                                 "incoming-fds=on", "-S -incoming defer");
 
     if (t->silent) {
         migrate_set_parameter_int(qts, "announce-rounds", 0);
@@ -771,6 +774,7 @@ static bool test_begin(Test *t, const Nic *nic, int queues,
         .nic = nic,
         .queues = queues,
         .slot = NIC_SLOT,
+        .vhost = g_str_equal(options, VHOST),
         .out = -1,
     };
     if (skip_reason) {
@@ -1119,6 +1123,67 @@ static void test_multiqueue(void)
     test_end(&t);
 }
 
+static void host_send_all(Test *t, int n)
+{
+    for (int i = 0; i < t->queues; i++) {
+        host_send(t, i, n);
+    }
+}
+
+/* Check that vhost has the queues, and that all packets arrive */
+static void check_vhost(Test *t)
+{
+    QDict *status = qtest_qmp_assert_success_ref(
+        t->qts, "{ 'execute': 'x-query-virtio-status', 'arguments': {"
+        "  'path': '/machine/peripheral/nic0/virtio-backend' } }");
+
+    g_assert_true(qdict_get_bool(status, "vhost-started"));
+    qobject_unref(status);
+    for (int i = 0; i < t->queues; i++) {
+        Flow *flow = &t->to_guest[i];
+        int left = flow->sent - flow->received;
+
+        guest_add_buffers(t, i, MAX(left - t->buffers[i], 0));
+        guest_receive_rest(t, i);
+    }
+    check_traffic(t);
+}
+
+/* Packets come when the guest stops, while it waits, and when it goes on */
+static void test_vhost(void)
+{
+    QTestState *target;
+    Test t;
+
+    if (access("/dev/vhost-net", R_OK | W_OK)) {
+        g_test_skip("vhost-net is not available");
+        return;
+    }
+    if (!test_begin(&t, &virtio_nic, MAX_QUEUES, VHOST)) {
+        return;
+    }
+    t.meanwhile = 4;
+    find_flows(&t);
+    for (int i = 0; i < ARRAY_SIZE(failures); i++) {
+        check_vhost(&t);
+        host_send_all(&t, 4);
+        failures[i].run(&t);
+        host_send_all(&t, 4);
+        check_vhost(&t);
+
+        for (int queue = 0; queue < t.queues; queue++) {
+            guest_add_buffers(&t, queue, 12);
+        }
+        host_send_all(&t, 4);
+        target = migrate_guest(&t);
+        host_send_all(&t, 4);
+        finish_hand_over(&t, target);
+        host_send_all(&t, 4);
+    }
+    check_vhost(&t);
+    test_end(&t);
+}
+
 static bool tx_begin(Test *t, const Nic *nic)
 {
     if (!test_begin(t, nic, 1, TX_SNDBUF)) {
@@ -1429,6 +1494,7 @@ int main(int argc, char **argv)
                    test_rx_pending_stopped);
     qtest_add_func("/tap-local/virtio-net/to-and-fro", test_to_and_fro);
     qtest_add_func("/tap-local/virtio-net/multiqueue", test_multiqueue);
+    qtest_add_func("/tap-local/virtio-net/vhost", test_vhost);
     qtest_add_func("/tap-local/virtio-net/tx-blocked/twice", test_tx_blocked);
     qtest_add_func("/tap-local/virtio-net/tx-blocked/unblocked",
                    test_tx_unblocked);
