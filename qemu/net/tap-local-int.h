@@ -150,6 +150,9 @@ void tap_local_set_unverified(TapLocal *local, const char *reason);
  */
 bool tap_local_read(TapLocal *local, TapSnapshot to, bool hold, Error **errp);
 
+/* As tap_set_sndbuf(), whose arguments differ between versions */
+void tap_local_set_sndbuf(int fd, int sndbuf);
+
 /* Bring settings by QEMU into force; return true if some of them were not */
 bool tap_local_apply(TapLocal *local);
 

@@ -31,9 +31,6 @@
 #include "qemu/osdep.h"
 #include "tap-local-int.h"
 
-#include "hw/qdev-core.h"
-#include "hw/resettable.h"
-#include "hw/vmstate-if.h"
 #include "migration/cpr.h"
 #include "migration/migration.h"
 #include "migration/qemu-file.h"

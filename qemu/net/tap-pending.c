@@ -160,10 +160,9 @@ void tap_pending_flush_all_sent(TapLocalQueue *queue)
         tap_fd_get_sndbuf(fd, &sndbuf)) {
         return;
     }
-    tap_set_sndbuf(fd, &(NetdevTapOptions) { }, NULL);
+    tap_local_set_sndbuf(fd, INT_MAX);
     tap_pending_flush_sent(queue);
-    tap_set_sndbuf(fd, &(NetdevTapOptions) { .has_sndbuf = true,
-                                             .sndbuf = sndbuf }, NULL);
+    tap_local_set_sndbuf(fd, sndbuf);
 }
 
 unsigned int tap_pending_count(const TapPending *pending)

@@ -9,6 +9,8 @@
 #include "qemu/osdep.h"
 #include "tap-local-int.h"
 
+#include <sys/ioctl.h>
+
 #include "qapi/error.h"
 #include "qapi/qapi-events-net.h"
 #include "qemu/error-report.h"
@@ -109,6 +111,11 @@ static bool tap_local_apply_vnet(TapLocalQueue *queue,
     return changed;
 }
 
+void tap_local_set_sndbuf(int fd, int sndbuf)
+{
+    ioctl(fd, TUNSETSNDBUF, &sndbuf);
+}
+
 static bool tap_local_apply_queue(TapLocalQueue *queue,
                                   const struct tun_state *st)
 {
@@ -125,8 +132,7 @@ static bool tap_local_apply_queue(TapLocalQueue *queue,
     if (sndbuf && !((st->mask & TUN_STATE_SNDBUF) &&
                     st->sndbuf.size == sndbuf)) {
         tap_local_trace_apply(queue, "sndbuf", sndbuf);
-        tap_set_sndbuf(s->fd, &(NetdevTapOptions) { .has_sndbuf = true,
-                                                    .sndbuf = sndbuf }, NULL);
+        tap_local_set_sndbuf(s->fd, sndbuf);
         changed = true;
     }
     return changed;

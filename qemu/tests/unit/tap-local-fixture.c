@@ -14,7 +14,6 @@
 #include <sys/ioctl.h>
 #include <linux/if_tun.h>
 
-#include "hw/vmstate-if.h"
 #include "io/channel-socket.h"
 #include "migration/cpr.h"
 #include "migration/migration.h"
@@ -24,6 +23,7 @@
 #include "migration/vmstate.h"
 #include "monitor/monitor.h"
 #include "qapi/error.h"
+#include "qapi/qapi-emit-events.h"
 #include "qapi/qapi-events-net.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
@@ -112,7 +112,7 @@ void tap_set_info(TAPState *s, const char *ifname)
 
 /* Stand-ins for QEMU's monitor, migration and run state */
 
-int error_vprintf(const char *fmt, va_list ap)
+int monitor_vprintf(Monitor *mon, const char *fmt, va_list ap)
 {
     g_autofree char *text = g_strdup_vprintf(fmt, ap);
 
@@ -125,9 +125,19 @@ int error_vprintf(const char *fmt, va_list ap)
     return strlen(text);
 }
 
-int error_vprintf_unless_qmp(const char *fmt, va_list ap)
+/* In QEMU 11.1 and later, error_vprintf() is no stub: it calls the above */
+int __attribute__((weak)) error_vprintf(const char *fmt, va_list ap)
 {
-    return error_vprintf(fmt, ap);
+    return monitor_vprintf(NULL, fmt, ap);
+}
+
+Monitor *monitor_cur(void)
+{
+    return NULL;
+}
+
+void qapi_event_emit(QAPIEvent event, QDict *qdict)
+{
 }
 
 void qapi_event_send_netdev_tap_restore_failed(const char *netdev_id,

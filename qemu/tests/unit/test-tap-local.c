@@ -599,7 +599,7 @@ static void test_options(void)
         const NetdevTapOptions *o = &cases[i].tap;
         bool supported = o->local_migration_supported || o->cpr;
         g_autoptr(TapLocal) local = NULL;
-        g_autoptr(Error) err = NULL;
+        Error *err = NULL;
         bool ok;
 
         fixture.runstate = cases[i].runstate;
@@ -616,6 +616,7 @@ static void test_options(void)
                             cases[i].incoming);
             g_assert_cmpint(!!local, ==, supported);
         }
+        error_free(err);
     }
     fixture.mode = FIXTURE_LOCAL;
     g_assert_cmpuint(fixture.handlers, ==, 0);
@@ -625,11 +626,12 @@ static void test_options(void)
 static void test_options_same_id(void)
 {
     g_autoptr(TapLocal) local = NULL;
-    g_autoptr(Error) err = NULL;
+    Error *err = NULL;
 
     new_target(&options);
     g_assert_false(tap_local_new(&options, "net0", &local, &err));
     assert_contains(error_get_pretty(err), "unplug the NIC first");
+    error_free(err);
     tap_local_fixture_free();
 
     g_assert_true(tap_local_new(&options, "net0", &local, &error_abort));
@@ -711,7 +713,7 @@ static void test_kernel_state_format(void)
     g_autofree uint8_t *data = g_malloc0(TAP_KSTATE_MAX_SIZE);
 
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-        g_autoptr(Error) err = NULL;
+        Error *err = NULL;
         struct tun_state st;
         bool unknown;
 
@@ -724,6 +726,7 @@ static void test_kernel_state_format(void)
             g_assert_cmphex(st.mask, ==, cases[i].decoded);
             g_assert_cmpint(unknown, ==, cases[i].mask != cases[i].decoded);
         }
+        error_free(err);
     }
 }
 
@@ -1499,7 +1502,7 @@ static void test_state_resumed_before_done(void)
 /* WAITING, ARRIVED, OWNER */
 static void test_state_target(void)
 {
-    g_autoptr(Error) err = NULL;
+    Error *err = NULL;
     Stream stream;
 
     new_source_queues(&options, 3);
@@ -1510,6 +1513,7 @@ static void test_state_target(void)
     check_state(TAP_HAND_OVER_WAITING, false);
     g_assert_false(tap_local_check_ready(queue(2), false, &err));
     assert_contains(error_get_pretty(err), "netdev 'net0' queue 0: ");
+    error_free(err);
     g_assert_true(load_all(&stream));
     check_state(TAP_HAND_OVER_ARRIVED, false);
     for (unsigned int i = 0; i < 3; i++) {
@@ -2642,8 +2646,13 @@ static void test_load_refused(const void *opaque)
     new_target(&options);
     g_assert_false(tap_local_fixture_load(0, fields, sizeof(fields),
                                           *refusal->fd, refusal->count));
-    assert_contains(fixture.error, "netdev 'net0' queue 0: ");
-    assert_error(refusal->error);
+    if (!refusal->count && !fixture.error) {
+        /* QEMU 11.1 and later refuse it before the section is complete */
+        assert_contains(tap_local_fixture_take_log(), "no FD come");
+    } else {
+        assert_contains(fixture.error, "netdev 'net0' queue 0: ");
+        assert_error(refusal->error);
+    }
 
     /* The queue has no fd, and can load another stream */
     tap_local_fixture_fail();
@@ -3181,7 +3190,7 @@ static void test_packets_for_vhost(void)
     g_assert_true(tap_local_check_ready(NULL, true, NULL));
     for (int directions = 0; directions < 4; directions++) {
         g_autoptr(GByteArray) data = new_section();
-        g_autoptr(Error) err = NULL;
+        Error *err = NULL;
         bool received = directions & 1;
 
         if (directions) {
@@ -3200,6 +3209,7 @@ static void test_packets_for_vhost(void)
             assert_contains(error_get_pretty(err), "netdev 'net0' queue 0: ");
             assert_contains(error_get_pretty(err), "use vhost=off");
         }
+        error_free(err);
         /* The guest has no driver yet, or has switched off the queue */
         g_assert_true(tap_local_check_ready(queue(0), false, &error_abort));
         fixture.queues[0]->enabled = false;
