@@ -20,6 +20,7 @@ base_suites() {
 	qemu) printf '%s\n' "trixie trixie-security" \
 		"trixie-proposed-updates bookworm-backports" ;;
 	qemu-10.2) printf '%s\n' "sid" "forky trixie-backports" ;;
+	qemu-11.1) printf '%s\n' "sid" "forky trixie-backports experimental" ;;
 	qemu*) die "QEMU_BASE=$QEMU_BASE: there are patches for QEMU $(qemu_series)" \
 		"another tree: QEMU_SRC=DIR" ;;
 	*) die "no suite of Debian is known to have Linux $1" \
