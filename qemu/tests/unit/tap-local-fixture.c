@@ -532,6 +532,8 @@ static bool load(unsigned int i, int socket)
 
     ret = vmstate_load_state(file, section, queue, section->version_id,
                              &err);
+    /* QEMU prepends to the reason that it expects */
+    g_assert_cmpint(!!ret, ==, !!err);
     error_free(err);
 #endif
     if (!ret) {
