@@ -186,7 +186,8 @@ class KernelState(Failure):
 
 class NoFds(Failure):
     """the target may not have more open files"""
-    reason = r"^netdev 'net0' queue \d: no file descriptor came"
+    # or, from QEMU 11.1 on, "... 'net0/0/net-tap': no file descriptor came"
+    reason = r"net0(' queue |/)\d(/net-tap')?: no file descriptor came"
 
     def prepare(self, target):
         # Leave a number for the connection, and one too few for the queues.

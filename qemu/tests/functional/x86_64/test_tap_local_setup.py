@@ -445,6 +445,20 @@ class TapLocalSetup(TapLocalTestBase):
                 target_netdev(more=f'incoming-fds=on,{vhostfds}'),
                 "'net0'", *patterns, str(QUEUES), args=incoming)
 
+    def traced_close(self):
+        """A QEMU, and the file that will have its calls of close()"""
+        path = self.log_file('strace.log')
+        return self.launch(self.create('qemu', None, wrapper=(
+            'strace', '-D', '-f', '-e', 'trace=close', '-e', 'signal=none',
+            '-o', path))), path
+
+    def assert_closed_once(self, vm, path):
+        self.quit(vm)
+        with open(path, encoding='utf-8', errors='replace') as trace:
+            calls = trace.read()
+        self.assertIn('close(', calls)
+        self.assertNotIn('EBADF', calls)
+
     @skipIfMissingCommands('strace')
     def test_option_errors_close_once(self):
         """
@@ -452,10 +466,7 @@ class TapLocalSetup(TapLocalTestBase):
 
         On the command line, QEMU would exit before it does.
         """
-        path = self.log_file('strace.log')
-        vm = self.launch(self.create('qemu', None, wrapper=(
-            'strace', '-D', '-f', '-e', 'trace=close', '-e', 'signal=none',
-            '-o', path)))
+        vm, path = self.traced_close()
         fd = tap.open_tap('tap5', uapi.IFF_VNET_HDR)
         self.addCleanup(os.close, fd)
         for options in ({'fd': 'tap'}, {'helper': self.helper()},
@@ -469,11 +480,31 @@ class TapLocalSetup(TapLocalTestBase):
                     'type': 'tap', 'id': 'net0', 'vhost': True,
                     'vhostfd': 'missing', **options, **more}))
         self.assertNotIn(tap.TUN, self.open_files(vm))
-        self.quit(vm)
-        with open(path, encoding='utf-8', errors='replace') as trace:
-            calls = trace.read()
-        self.assertIn('close(', calls)
-        self.assertNotIn('EBADF', calls)
+        self.assert_closed_once(vm, path)
+
+    @skipIfMissingCommands('strace')
+    def test_vhostfds_errors_close_once(self):
+        """A file for vhost that is none of vhost, for a TAP with two queues"""
+        flags = uapi.IFF_VNET_HDR | uapi.IFF_MULTI_QUEUE
+        vm, path = self.traced_close()
+        files = {'tap0': tap.open_tap('tap5', flags),
+                 'tap1': tap.open_tap('tap5', flags),
+                 'vhost0': os.open('/dev/null', os.O_RDWR),
+                 'vhost1': os.open('/dev/null', os.O_RDWR)}
+        for fd in files.values():
+            self.addCleanup(os.close, fd)
+        for more in {}, {'local-migration-supported': True}:
+            for name, fd in files.items():
+                vm.send_fd_scm(fd)
+                vm.cmd('getfd', fdname=name)
+            self.assertIn('vhost-net', self.qmp_error(vm, 'netdev_add', **{
+                'type': 'tap', 'id': 'net0', 'fds': 'tap0:tap1',
+                'vhostfds': 'vhost0:vhost1', **more}))
+            # Some versions have taken those of the second queue, too
+            for name in files:
+                vm.qmp('closefd', fdname=name)
+        self.assertNotIn(tap.TUN, self.open_files(vm))
+        self.assert_closed_once(vm, path)
 
     def test_option_twice(self):
         """All names of the option together, one of them twice; an id twice"""
