@@ -8,12 +8,11 @@
 #include <linux/if_arp.h>
 #include <linux/if_tun.h>
 
-#include "../tapstate-device.h"
-#include "../tapstate-find.h"
+#include "../lib/private.h"
 
 typedef struct Fixture {
     TapstateDevice s;
-    struct tun_state_queue queues[3];
+    Queue queues[3];
     struct sock_filter insns[2];
     struct tun_state_flow flows[1];
     JsonNode *node;
@@ -25,7 +24,8 @@ static void setup(Fixture *f, gconstpointer opaque)
     f->s.queues = f->queues;
     f->s.insns = f->insns;
     f->s.flows = f->flows;
-    f->s.holders = g_array_new(false, true, sizeof(TapstateHolder));
+    f->s.st.supported = TUN_STATE_OWNER;
+    f->s.holders = g_array_new(false, true, sizeof(Holder));
 }
 
 static void teardown(Fixture *f, gconstpointer opaque)
@@ -37,7 +37,7 @@ static void teardown(Fixture *f, gconstpointer opaque)
 
 static JsonObject *convert(Fixture *f)
 {
-    f->node = tapstate_device_to_json(&f->s);
+    f->node = tapstate__to_json(&f->s);
     return json_node_get_object(f->node);
 }
 
@@ -74,7 +74,7 @@ static void test_unknown_bits(Fixture *f, gconstpointer opaque)
     JsonObject *o;
 
     (void)opaque;
-    f->s.st.supported = TUN_STATE_IFF | UINT64_C(1) << 63;
+    f->s.st.supported = TUN_STATE_IFF | TUN_STATE_OWNER | UINT64_C(1) << 63;
     f->s.st.mask = TUN_STATE_IFF | TUN_STATE_OFFLOAD;
     f->s.st.iff.flags = IFF_TAP | IFF_VNET_HDR | IFF_MULTI_QUEUE |
                         IFF_PERSIST | 0x80 | 0x80000000;
@@ -82,7 +82,7 @@ static void test_unknown_bits(Fixture *f, gconstpointer opaque)
     f->s.st.offload.wanted = TUN_F_TSO4;
     f->s.st.offload.supported = TUN_F_CSUM;
     o = convert(f);
-    assert_member(o, "supported", "[\"iff\",\"0x8000000000000000\"]");
+    assert_member(o, "supported", "[\"iff\",\"owner\",\"0x8000000000000000\"]");
     assert_member(o, "iff", "{\"flags\":[\"tap\",\"backpressure\","
                             "\"multi_queue\",\"persist\",\"vnet_hdr\","
                             "\"0x80000000\"]}");
@@ -126,7 +126,9 @@ static void test_netdev(Fixture *f, gconstpointer opaque)
                   "\"address\":\"52:54:00:fe:00:01\"}");
 }
 
-/* An address that is longer than its field, against the promise of the kernel */
+/*
+ * An address that is longer than its field, against the promise of the kernel
+ */
 static void test_long_address(Fixture *f, gconstpointer opaque)
 {
     JsonObject *o;
@@ -225,13 +227,10 @@ static void test_filters(Fixture *f, gconstpointer opaque)
 /* A queue that source and target QEMU share is one queue with two holders */
 static void test_holders(Fixture *f, gconstpointer opaque)
 {
-    const TapstateHolder holders[] = {
-        { .pid = 10, .fd = 4, .comm = "old", .attached = true, .index = 0,
-          .sndbuf = 4096 },
-        { .pid = 20, .fd = 5, .comm = "new", .attached = true, .index = 0,
-          .sndbuf = 4096 },
-        { .pid = 10, .fd = 6, .comm = "old", .attached = false, .index = 0,
-          .sndbuf = 8192 },
+    Holder holders[] = {
+        { .pid = 10, .fd = 4, .comm = "old", .attached = true, .index = 0 },
+        { .pid = 20, .fd = 5, .comm = "new", .attached = true, .index = 0 },
+        { .pid = 10, .fd = 6, .comm = "old", .attached = false, .index = 0 },
     };
     g_autofree char *all = NULL;
     JsonArray *a;
@@ -239,13 +238,15 @@ static void test_holders(Fixture *f, gconstpointer opaque)
     (void)opaque;
     f->s.st.mask = TUN_STATE_QUEUES;
     f->s.st.queues.count = 3;
-    f->queues[0] = (struct tun_state_queue) {
+    f->queues[0].q = (struct tun_state_queue) {
         .index = 0, .flags = TUN_STATE_QUEUE_ATTACHED, .ring_size = 1000,
     };
-    f->queues[2] = (struct tun_state_queue) { .index = 1 };
-    f->queues[1] = (struct tun_state_queue) {
+    f->queues[0].sndbuf = 4096;
+    f->queues[2].q = (struct tun_state_queue) { .index = 1 };
+    f->queues[1].q = (struct tun_state_queue) {
         .index = 0, .flags = TUN_STATE_QUEUE_SOCKFILTER, .ring_size = 1000,
     };
+    f->queues[1].sndbuf = 8192;
     g_array_append_vals(f->s.holders, holders, G_N_ELEMENTS(holders));
     a = json_object_get_array_member(convert(f), "queues");
     g_assert_cmpuint(json_array_get_length(a), ==, 3);
@@ -264,26 +265,30 @@ static void test_holders(Fixture *f, gconstpointer opaque)
                                           "sndbuf"));
 }
 
-static void test_fdinfo(void)
+/* Names that a terminal or JSON cannot have, back and forth */
+static void test_escape(void)
 {
     static const struct {
-        const char *text, *dev;
+        const char *bytes, *text;
     } cases[] = {
-        { "pos:\t0\nflags:\t0104002\nmnt_id:\t27\niff:\ttap0\n", "tap0" },
-        { "iff:\ttap0\nsteering-held:\t12\nfilter-held:\t13\n", "tap0" },
-        { "iff:\ttap0\n", "tap0" },
-        { "iff:\ttap0", "tap0" },
-        { "pos:\t0\niff:\t\n", "" },
-        { "pos:\t0\nflags:\t02\n", NULL },
-        { "diff:\ttap0\n", NULL },
-        { "", NULL },
+        { "tap0", "tap0" },
+        { "t\xc3\xa4p", "t\xc3\xa4p" },
+        { "\xff\x01\x1b[m", "\\xff\\x01\\x1b[m" },
+        { "a\\b\"", "a\\x5cb\"" },
+        { "", "" },
     };
+    char bytes[16];
 
     for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
-        g_autofree char *dev = tapstate_find_parse_fdinfo(cases[i].text);
+        g_autofree char *text = tapstate__escape(cases[i].bytes, 15);
 
-        g_assert_cmpstr(dev, ==, cases[i].dev);
+        g_assert_cmpstr(text, ==, cases[i].text);
+        g_assert_true(tapstate__unescape(text, bytes, sizeof(bytes)));
+        g_assert_cmpstr(bytes, ==, cases[i].bytes);
     }
+    g_assert_false(tapstate__unescape("0123456789abcdef", bytes, 16));
+    g_assert_false(tapstate__unescape("\\x4", bytes, 16));
+    g_assert_false(tapstate__unescape("\\x00", bytes, 16));
 }
 
 int main(int argc, char **argv)
@@ -308,6 +313,6 @@ int main(int argc, char **argv)
     for (guint i = 0; i < G_N_ELEMENTS(tests); i++) {
         g_test_add(tests[i].path, Fixture, NULL, setup, tests[i].run, teardown);
     }
-    g_test_add_func("/find/fdinfo", test_fdinfo);
+    g_test_add_func("/device/escape", test_escape);
     return g_test_run();
 }

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Functions that the commands of tapstate share
+ */
+#ifndef TAPSTATE_COMMAND_H
+#define TAPSTATE_COMMAND_H
+
+#include <stdbool.h>
+#include <json-glib/json-glib.h>
+#include <linux/filter.h>
+
+#include "../lib/tapstate.h"
+
+/* Exit statuses; a command names its own meaning of 1 */
+enum { STATUS_OK = 0, STATUS_NO = 1, STATUS_ERROR = 2 };
+
+typedef int CommandFunc(int argc, char **argv, const char *usage);
+
+CommandFunc cmd_list, cmd_show, cmd_diff, cmd_save, cmd_restore;
+
+/* Print an error in one line, free it, and return STATUS_ERROR */
+int fail(GError *err);
+int fail_usage(const char *problem, const char *usage);
+bool parse_options(int *argc, char ***argv, const GOptionEntry *entries,
+                   const char *usage, GError **errp);
+
+/* The state of a device, of PID:FD, or in a file */
+TapstateDevice *load_source(const char *source, GError **errp);
+TapstateDevice *load_file(const char *path, GError **errp);
+
+/* table.c: rows of @columns strings */
+GPtrArray *table_new(void);
+void table_add(GPtrArray *rows, const char *first, ...)
+    G_GNUC_NULL_TERMINATED;
+char *table_text(GPtrArray *rows, guint columns);
+
+/* bpf.c: a classic BPF program, in lines as tcpdump -d prints it */
+char *bpf_text(const struct sock_filter *insns, guint n);
+
+/* text.c */
+char *show_text(const TapstateDevice *dev);
+char *diff_text(const TapstateDevice *a, const TapstateDevice *b, bool all,
+                bool device, guint *differ);
+
+/* qmp.c: netdev ids of the QEMU at a QMP socket */
+typedef struct Netdevs Netdevs;
+
+Netdevs *netdevs_read(const char *path, GError **errp);
+const char *netdevs_find(const Netdevs *netdevs, const TapstateQueue *q);
+char *netdevs_parse(const char *info, const char *key, const char *value);
+void netdevs_free(Netdevs *netdevs);
+
+#endif
