@@ -75,6 +75,8 @@ TapstateDevice *load_source(const char *source, GError **errp)
 }
 
 static const Command commands[] = {
+    { "list", "list [-j] [--qmp SOCKET...]",
+      "list the queues of all devices", cmd_list },
     { "show", "show [-j|-p] [--watch] DEV | --pid PID [--fd FD]",
       "print the state of a device", cmd_show },
     { "diff", "diff [-a] [-d] A B",
