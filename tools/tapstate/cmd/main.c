@@ -81,6 +81,10 @@ static const Command commands[] = {
       "print the state of a device", cmd_show },
     { "diff", "diff [-a] [-d] A B",
       "compare two states, each a device, PID:FD or a file", cmd_diff },
+    { "save", "save DEV -o FILE",
+      "write the state of a device to a file", cmd_save },
+    { "restore", "restore FILE DEV [--check] [--create] [--groups G,...]",
+      "give a device the state in a file", cmd_restore },
 };
 
 static void help(void)
