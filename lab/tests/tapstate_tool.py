@@ -194,25 +194,45 @@ class ListTest(ToolTest):
             self.assertEqual(state["netdev"]["name"], "t2")
             other.stdin.close()
 
-    def test_no_rights(self):
-        self.open("t3")
+    def as_nobody(self, *args):
         copy = self.path("tapstate")
         os.chmod(self.directory.name, 0o755)
         run("cp", TOOL, copy)
-        result = subprocess.run([copy, "list"], user=NOBODY, group=NOBODY,
-                                extra_groups=[], stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True,
-                                check=False)
+        return subprocess.run([copy, *args], user=NOBODY, group=NOBODY,
+                              extra_groups=[], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, check=False)
+
+    def test_no_rights(self):
+        self.open("t3")
+        result = self.as_nobody("list")
         self.assertEqual(result.returncode, 0)
         self.assertNotIn("t3", result.stdout)
         self.assertIn("CAP_SYS_PTRACE", result.stderr)
-        result = subprocess.run([copy, "show", "t3"], user=NOBODY,
-                                group=NOBODY, extra_groups=[],
-                                stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True,
-                                check=False)
+        result = self.as_nobody("show", "t3")
         self.assertEqual(result.returncode, 2)
         self.assertRegex(result.stderr, "closed to you; .*CAP_SYS_PTRACE\n$")
+
+    def test_no_right_to_borrow(self):
+        """Yama lets a user look at the descriptors of a process, not more."""
+        fd = self.open("t4")
+        run("sysctl", "-q", "kernel.yama.ptrace_scope=1")
+        self.addCleanup(run, "sysctl", "-q", "kernel.yama.ptrace_scope=0")
+        with subprocess.Popen(["sleep", "600"], user=NOBODY, group=NOBODY,
+                              extra_groups=[], pass_fds=[fd]) as holder:
+            try:
+                queue, = json.loads(self.as_nobody("list", "-j").stdout)
+                self.assertEqual(queue, {
+                    "device": "t4", "type": "tun", "ifindex": None,
+                    "netns": None, "queue": None, "attached": None,
+                    "pid": holder.pid, "fd": fd, "comm": "sleep",
+                    "patched": None, "netdev": None})
+                result = self.as_nobody("show", "t4")
+                self.assertEqual(result.returncode, 2)
+                self.assertRegex(
+                    result.stderr, f"not permitted to use file descriptor {fd}"
+                    f" of process {holder.pid}; .*CAP_SYS_PTRACE\n$")
+            finally:
+                holder.kill()
 
     def test_macvtap(self):
         run("modprobe", "macvtap")
