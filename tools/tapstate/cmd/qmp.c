@@ -23,13 +23,15 @@ void netdevs_free(Netdevs *netdevs)
 
 static void fail_qmp(GError **errp, const char *path, const GError *why)
 {
-    bool late = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_TIMED_OUT);
+    bool late = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_TIMED_OUT) ||
+                g_error_matches(why, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK);
 
-    g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM, "%s: %s", path,
-                late ? "no answer of a QMP server; another client may be "
-                       "connected: disconnect it, or use another -qmp socket"
-                : why ? why->message :
-                "not a QMP server; use the socket of QEMU's option -qmp");
+    g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM, "%s: %s; %s", path,
+                late ? "no answer of a QMP server" :
+                why ? why->message : "not a QMP server",
+                late ? "another client may be connected: disconnect it, or use "
+                       "another -qmp socket" :
+                "use the socket of QEMU's option -qmp");
 }
 
 /* Skip events; return NULL for all that is not QMP */
