@@ -222,7 +222,7 @@ class ListTest(ToolTest):
             try:
                 queue, = json.loads(self.as_nobody("list", "-j").stdout)
                 self.assertEqual(queue, {
-                    "device": "t4", "type": "tun", "ifindex": None,
+                    "device": "t4", "type": None, "ifindex": None,
                     "netns": None, "queue": None, "attached": None,
                     "pid": holder.pid, "fd": fd, "comm": "sleep",
                     "patched": None, "netdev": None})
@@ -304,9 +304,20 @@ class ListTest(ToolTest):
             finally:
                 qemu.send_signal(signal.SIGTERM)
 
+    def test_qmp_queue_is_full(self):
+        path = self.path("socket")
+        with socket.socket(socket.AF_UNIX) as server, \
+                socket.socket(socket.AF_UNIX) as client:
+            server.bind(path)
+            server.listen(0)
+            client.connect(path)
+            self.one_line("another client may be connected", "list", "--qmp",
+                          path)
+
     def test_not_qmp(self):
         path = self.path("socket")
-        self.one_line("No such file", "list", "--qmp", path)
+        self.one_line("No such file.*; use the socket of QEMU's option -qmp",
+                      "list", "--qmp", path)
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path)
             server.listen()
@@ -359,6 +370,28 @@ class ShowTest(ToolTest):
         self.open("t1")
         self.one_line("several devices", "show", "--pid", pid)
 
+    def test_usage(self):
+        usage = r"\nusage: tapstate show \[-j"
+        for message, *args in (
+                ("--pid needs the number", "--pid", "0"),
+                ("--pid needs the number", "--pid", "-5"),
+                ("--fd needs a descriptor", "--fd", "3"),
+                ("--fd needs a descriptor", "--pid", "1", "--fd", "-1"),
+                ("Unknown option --nosuch", "--nosuch"),
+                ("name one device", "t0", "t1")):
+            self.fails(message + ".*" + usage, "show", *args)
+
+    def test_output_is_full(self):
+        self.open("t0")
+        for args in ["show", "t0"], ["show", "-w", "t0"], ["list"], ["--help"]:
+            with open("/dev/full", "w", encoding="ascii") as full:
+                result = subprocess.run(
+                    [TOOL, *args], stdout=full, stderr=subprocess.PIPE,
+                    text=True, check=False, timeout=120)
+            self.assertEqual(result.returncode, 2, args)
+            self.assertEqual(result.stderr, "tapstate: standard output: "
+                             "No space left on device\n")
+
     def test_watch(self):
         fd = self.open("t0")
         with subprocess.Popen([TOOL, "show", "--watch", "t0"], text=True,
@@ -392,12 +425,12 @@ class ShowTest(ToolTest):
                  "no file descriptor 999; see /proc"),
                 (["show", "--pid", str(os.getpid()), "--fd", "0"],
                  "not a tun/tap queue|lacks TUNGETSTATE|TUNGETSTATE failed"),
-                (["nosuch"], "no command 'nosuch'"),
-                (["show", "-x"], "Unknown option -x")):
+                (["nosuch"], "no command 'nosuch'")):
             with self.subTest(args):
                 self.one_line(message, *args)
-        for args in (["show"], ["show", "--fd", "3", "a"], ["diff", "a"], [],
-                     ["list", "a"], ["save", "a"], ["restore", "a"],
+        for args in (["show"], ["show", "-x"], ["show", "--fd", "3", "a"],
+                     [], ["diff", "a"], ["list", "a"], ["save", "a"],
+                     ["restore", "a"],
                      ["restore", "--create", "--check", "a", "b"]):
             with self.subTest(args):
                 self.fails("\nusage: tapstate ", *args)
@@ -468,7 +501,13 @@ class DiffTest(ToolTest):
         with open(bad, "w", encoding="ascii") as f:
             f.write("{}")
         self.one_line("bad: not the state of a device", "diff", "t0", bad)
-        self.one_line("no device 'none'", "diff", "none", "t0")
+        self.one_line("no device 'none' in this network namespace, and no "
+                      "file", "diff", "none", "t0")
+        self.one_line("no device 'before-update.json'.* and no file", "diff",
+                      "t0", "before-update.json")
+        self.one_line(r"a\\x0ab: No such file", "diff", "t0",
+                      self.path("a\nb"))
+        self.one_line("/dev/zero: too large", "diff", "t0", "/dev/zero")
         self.one_line("No such file", "diff", "t0", self.path("none"))
 
 
@@ -528,6 +567,8 @@ class RestoreTest(ToolTest):
                       "vnets")
         self.one_line("never sets the group 'netdev'", "restore", saved, "t0",
                       "--groups", "netdev")
+        self.one_line("--groups names no group", "restore", saved, "t0",
+                      "--groups", "")
 
     def test_report_only(self):
         _, saved = self.prepare()
@@ -538,6 +579,7 @@ class RestoreTest(ToolTest):
                                " +set it with 'ip link'$")
         self.assertRegex(text, r"(?m)^not restored +coalesce.rx_frames +8 +!= "
                                "+9 +set it with 'ethtool -C'$")
+        self.assertEqual(self.ok("restore", saved, "t0", "--check"), text)
 
     def test_create(self):
         _, saved = self.prepare()
@@ -575,6 +617,11 @@ class RestoreTest(ToolTest):
             for option in [], ["--check"]:
                 text = self.ok("restore", path, "t0", *option, status=1)
                 self.assertRegex(text, f"(?m)^not restored: {group}: {why}")
+                self.assertRegex(text, f"(?m)^not restored +{group}")
+                self.assertNotIn("would set", text)
+        text = self.ok("restore", edited(steering={**prog, "pinned": "/\n\33"}),
+                       "t0", status=1)
+        self.assertIn(r"nor at /\x0a\x1b; load it", text)
         for group, value, why in (
                 ("vnet", {**good["vnet"], "hdr_size": 3}, "vnet: Invalid"),
                 ("iff", {"flags": ["tap"]}, "iff: Invalid"),
@@ -691,6 +738,22 @@ class RestoreTest(ToolTest):
         self.one_line("no device 'none'", "save", "none", "-o",
                       self.path("x"))
         self.assertFalse(os.path.exists(self.path("x")))
+        null, link, file = (self.path(n) for n in ("null", "link", "file"))
+        os.mknod(null, 0o020600, os.makedev(1, 3))
+        os.symlink(null, link)
+        for path in null, link, self.directory.name:
+            self.one_line("not a regular file; '-o -' writes", "save", "t0",
+                          "-o", path)
+        self.assertTrue(os.path.islink(link))
+        self.ok("save", "t0", "-o", file)
+        # save reads no file
+        self.one_line("not the name of a network device", "save", file, "-o",
+                      self.path("x"))
+
+    def test_pipe(self):
+        self.open("t0")
+        text = self.ok("save", "t0", "-o", "-")
+        self.ok("diff", "/proc/self/fd/0", "t0", input=text)
 
 
 @unittest.skipIf(STOCK, "needs TUNGETSTATE")

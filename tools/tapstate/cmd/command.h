@@ -21,10 +21,13 @@ CommandFunc cmd_list, cmd_show, cmd_diff, cmd_save, cmd_restore;
 /* Print an error in one line, free it, and return STATUS_ERROR */
 int fail(GError *err);
 int fail_usage(const char *problem, const char *usage);
+/* Write bytes that a terminal cannot show as "\xNN", and "\" if @backslash */
+char *printable(const char *text, bool backslash);
 bool parse_options(int *argc, char ***argv, const GOptionEntry *entries,
-                   const char *usage, GError **errp);
+                   const char *usage);
 
-/* The state of a device, of PID:FD, or in a file */
+/* The state of a device or of PID:FD; load_source() takes a file, too */
+TapstateDevice *load_device(const char *source, GError **errp);
 TapstateDevice *load_source(const char *source, GError **errp);
 TapstateDevice *load_file(const char *path, GError **errp);
 

@@ -22,8 +22,8 @@ int cmd_diff(int argc, char **argv, const char *usage)
     GError *err = NULL;
     guint differ;
 
-    if (!parse_options(&argc, &argv, entries, usage, &err)) {
-        return fail(err);
+    if (!parse_options(&argc, &argv, entries, usage)) {
+        return STATUS_ERROR;
     }
     if (argc != 3) {
         return fail_usage("name two states", usage);

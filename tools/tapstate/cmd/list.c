@@ -8,24 +8,6 @@
 
 #include "command.h"
 
-/* Bytes of a name that JSON and terminals can have */
-static char *printable(const char *name)
-{
-    g_autoptr(GString) s = g_string_new(NULL);
-
-    while (*name) {
-        gunichar c = g_utf8_get_char_validated(name, -1);
-
-        if (c >= (gunichar)-2 || !g_unichar_isprint(c) || c == '\\') {
-            g_string_append_printf(s, "\\x%02x", (guint8)*name++);
-        } else {
-            g_string_append_unichar(s, c);
-            name = g_utf8_next_char(name);
-        }
-    }
-    return g_string_free(g_steal_pointer(&s), false);
-}
-
 static const char *netdev_of(GPtrArray *sockets, const TapstateQueue *q)
 {
     for (guint i = 0; i < sockets->len; i++) {
@@ -58,13 +40,29 @@ static void set_boolean(JsonObject *to, const char *member, int value)
     }
 }
 
+static void set_string(JsonObject *to, const char *member, const char *value)
+{
+    if (value) {
+        json_object_set_string_member(to, member, value);
+    } else {
+        json_object_set_null_member(to, member);
+    }
+}
+
+/* Only an ioctl tells a tap from a tun: both are files of /dev/net/tun */
+static const char *type_of(const TapstateQueue *q)
+{
+    return q->patched < 0 && !strcmp(q->type, "tun") ? NULL : q->type;
+}
+
 static JsonObject *to_json(const TapstateQueue *q, const char *netdev)
 {
     JsonObject *to = json_object_new();
-    g_autofree char *name = printable(q->name), *comm = printable(q->comm);
+    g_autofree char *name = printable(q->name, true);
+    g_autofree char *comm = printable(q->comm, true);
 
     json_object_set_string_member(to, "device", name);
-    json_object_set_string_member(to, "type", q->type);
+    set_string(to, "type", type_of(q));
     set_number(to, "ifindex", q->ifindex, q->ifindex);
     set_number(to, "netns", q->netns, q->netns);
     set_number(to, "queue", q->index, q->index >= 0);
@@ -73,11 +71,7 @@ static JsonObject *to_json(const TapstateQueue *q, const char *netdev)
     json_object_set_int_member(to, "fd", q->fd);
     json_object_set_string_member(to, "comm", comm);
     set_boolean(to, "patched", q->patched);
-    if (netdev) {
-        json_object_set_string_member(to, "netdev", netdev);
-    } else {
-        json_object_set_null_member(to, "netdev");
-    }
+    set_string(to, "netdev", netdev);
     return to;
 }
 
@@ -114,15 +108,15 @@ static void print_text(TapstateQueue **queues, GPtrArray *sockets)
               "netns", "patched", "netdev", NULL);
     for (TapstateQueue **p = queues; *p; p++) {
         const TapstateQueue *q = *p;
-        const char *netdev = netdev_of(sockets, q);
-        g_autofree char *name = printable(q->name);
-        g_autofree char *comm = printable(q->comm);
+        const char *netdev = netdev_of(sockets, q), *type = type_of(q);
+        g_autofree char *name = printable(q->name, true);
+        g_autofree char *comm = printable(q->comm, true);
         g_autofree char *index = number_or_dash(q->index, q->index >= 0);
         g_autofree char *netns = number_or_dash(q->netns, q->netns);
         g_autofree char *pid = number_or_dash(q->pid, true);
         g_autofree char *fd = number_or_dash(q->fd, true);
 
-        table_add(rows, *name ? name : "-", q->type, index,
+        table_add(rows, *name ? name : "-", type ? type : "-", index,
                   state[q->attached + 1], comm, pid, fd, netns,
                   patched[q->patched + 1], netdev ? netdev : "-", NULL);
     }
@@ -179,8 +173,8 @@ int cmd_list(int argc, char **argv, const char *usage)
     GError *err = NULL;
     guint n;
 
-    if (!parse_options(&argc, &argv, entries, usage, &err)) {
-        return fail(err);
+    if (!parse_options(&argc, &argv, entries, usage)) {
+        return STATUS_ERROR;
     }
     if (argc != 1) {
         return fail_usage("list takes no device", usage);
@@ -195,8 +189,8 @@ int cmd_list(int argc, char **argv, const char *usage)
     qsort(queues, n, sizeof(*queues), by_device);
     (json ? print_json : print_text)(queues, sockets);
     if (closed) {
-        fprintf(stderr, "tapstate: %u processes are closed to you; run as "
-                "root or with CAP_SYS_PTRACE to see theirs, too\n", closed);
+        fprintf(stderr, "tapstate: processes closed to you: %u; run as root "
+                "or with CAP_SYS_PTRACE to see their queues, too\n", closed);
     }
     tapstate_list_free(queues);
     return STATUS_OK;

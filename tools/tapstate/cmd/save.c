@@ -2,43 +2,61 @@
 /*
  * tapstate save and tapstate restore
  */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <glib/gstdio.h>
 #include <linux/if_tun.h>
 
 #include "command.h"
+
+/* Rename a temporary file, but never over /dev/null or a link */
+static bool write_file(const char *path, const char *text, GError **errp)
+{
+    GStatBuf st;
+
+    if (!strcmp(path, "-")) {
+        fputs(text, stdout);
+        return true;
+    }
+    if (g_lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
+                    "%s: not a regular file; '-o -' writes to standard output",
+                    path);
+        return false;
+    }
+    return g_file_set_contents_full(path, text, -1,
+                                    G_FILE_SET_CONTENTS_CONSISTENT |
+                                    G_FILE_SET_CONTENTS_DURABLE, 0600, errp);
+}
 
 int cmd_save(int argc, char **argv, const char *usage)
 {
     g_autofree char *path = NULL, *text = NULL, *lines = NULL;
     const GOptionEntry entries[] = {
         { "output", 'o', 0, G_OPTION_ARG_FILENAME, &path,
-          "file to write; one that is there is replaced", "FILE" },
+          "file to write; one that is there is replaced; - is standard "
+          "output", "FILE" },
         G_OPTION_ENTRY_NULL
     };
     g_autoptr(TapstateDevice) dev = NULL;
     GError *err = NULL;
 
-    if (!parse_options(&argc, &argv, entries, usage, &err)) {
-        return fail(err);
+    if (!parse_options(&argc, &argv, entries, usage)) {
+        return STATUS_ERROR;
     }
     if (argc != 2 || !path) {
         return fail_usage("name one device, or PID:FD, and -o FILE", usage);
     }
-    dev = load_source(argv[1], &err);
+    dev = load_device(argv[1], &err);
     if (!dev) {
         return fail(err);
     }
     tapstate_find_pins(dev);
     text = tapstate_encode(dev, true);
     lines = g_strconcat(text, "\n", NULL);
-    if (!g_file_set_contents_full(path, lines, -1,
-                                  G_FILE_SET_CONTENTS_CONSISTENT |
-                                  G_FILE_SET_CONTENTS_DURABLE, 0600, &err)) {
-        return fail(err);
-    }
-    return STATUS_OK;
+    return write_file(path, lines, &err) ? STATUS_OK : fail(err);
 }
 
 static bool parse_groups(const char *text, guint64 *groups, GError **errp)
@@ -46,6 +64,11 @@ static bool parse_groups(const char *text, guint64 *groups, GError **errp)
     g_auto(GStrv) names = g_strsplit(text, ",", -1);
 
     *groups = 0;
+    if (!*text) {
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_FORMAT,
+                    "--groups names no group; see tapstate(8)");
+        return false;
+    }
     for (char **n = names; *n; n++) {
         guint64 bit = tapstate_group_bit(*n);
 
@@ -68,16 +91,18 @@ typedef struct Restore {
     guint64 groups;
     bool create;
     bool check;
-    guint left_out;
+    guint64 left_out; /* groups */
+    bool differs; /* in a group that was not left out */
     GPtrArray *rows; /* fields that differ */
 } Restore;
 
 static void report(uint64_t group, const char *why, void *data)
 {
     Restore *r = data;
+    g_autofree char *text = printable(why, false);
 
-    r->left_out++;
-    printf("not restored: %s: %s\n", tapstate_group_name(group), why);
+    r->left_out |= group;
+    printf("not restored: %s: %s\n", tapstate_group_name(group), text);
 }
 
 static const char *owner_of(const char *field)
@@ -111,6 +136,14 @@ static bool in_groups(const char *field, guint64 groups)
            groups & bit;
 }
 
+static void add_row(Restore *r, const TapstateField *f, bool would_set)
+{
+    table_add(r->rows, would_set ? "would set" : "not restored", f->name,
+              f->a ? f->a : "-", would_set ? "->" : "!=", f->b ? f->b : "-",
+              f->kind == TAPSTATE_KIND_RESTORABLE ? "" : owner_of(f->name),
+              NULL);
+}
+
 /* A program that was loaded again has another id */
 static bool same_program(const TapstateField *f)
 {
@@ -134,10 +167,18 @@ static void collect(const TapstateField *f, void *data)
         (ours && !in_groups(f->name, r->groups))) {
         return;
     }
-    table_add(r->rows, r->check && ours ? "would set" : "not restored",
-              f->name, f->a ? f->a : "-", r->check && ours ? "->" : "!=",
-              f->b ? f->b : "-", ours ? "" : owner_of(f->name), NULL);
-    r->left_out += ours && !r->check;
+    if (r->check) {
+        /* The value that was saved comes second, after the present one */
+        TapstateField saved_first = *f;
+
+        saved_first.a = f->b;
+        saved_first.b = f->a;
+        ours = ours && !in_groups(f->name, r->left_out);
+        add_row(r, ours ? f : &saved_first, ours);
+    } else {
+        add_row(r, f, false);
+        r->differs |= ours;
+    }
 }
 
 /* List what a restore would set, or what it did not */
@@ -149,16 +190,21 @@ static int finish(Restore *r)
                      false, collect, r);
     text = table_text(r->rows, 6);
     fputs(text, stdout);
-    return r->left_out ? STATUS_NO : STATUS_OK;
+    return r->left_out || r->differs ? STATUS_NO : STATUS_OK;
 }
 
 /* Nobody else has the new device open, so it would end with this process */
-static void keep_device(int fd)
+static bool keep_device(int fd, GError **errp)
 {
-    if (ioctl(fd, TUNSETPERSIST, 1) == 0) {
-        puts("the device is persistent; send buffers, the order of queues and "
-             "detached queues end with their descriptors");
+    if (ioctl(fd, TUNSETPERSIST, 1) < 0) {
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_RESTORE,
+                    "TUNSETPERSIST: %s; the new device is gone",
+                    g_strerror(errno));
+        return false;
     }
+    puts("the device is persistent; send buffers, the order of queues and "
+         "detached queues end with their descriptors");
+    return true;
 }
 
 static int *apply(Restore *r, const char *name, unsigned int *n,
@@ -197,14 +243,13 @@ static int run(Restore *r, const char *name)
     unsigned int n = 0;
     GError *err = NULL;
     int *fds = apply(r, name, &n, &err);
+    bool done;
     int status;
 
     r->now = fds ? tapstate_get(fds, n, &err) : NULL;
-    if (r->now && r->create) {
-        keep_device(fds[0]);
-    }
+    done = r->now && (!r->create || keep_device(fds[0], &err));
     tapstate_close(fds, n);
-    status = r->now ? finish(r) : fail(err);
+    status = done ? finish(r) : fail(err);
     tapstate_free(r->now);
     return status;
 }
@@ -226,8 +271,10 @@ int cmd_restore(int argc, char **argv, const char *usage)
     GError *err = NULL;
     int status;
 
-    if (!parse_options(&argc, &argv, entries, usage, &err) ||
-        (names && !parse_groups(names, &r.groups, &err))) {
+    if (!parse_options(&argc, &argv, entries, usage)) {
+        return STATUS_ERROR;
+    }
+    if (names && !parse_groups(names, &r.groups, &err)) {
         return fail(err);
     }
     if (argc != 3) {

@@ -8,6 +8,8 @@
 
 #include "command.h"
 
+#define NOT_GIVEN G_MININT
+
 /* Descriptor of the only device that a process has open, or -1 */
 static int find_fd(int pid, GError **errp)
 {
@@ -86,6 +88,10 @@ static int watch(TapstateDevice *before, const char *name, int pid, int fd,
         TapstateDevice *now;
         guint changed = 0;
 
+        if (ferror(stdout)) {
+            tapstate_free(before);
+            return STATUS_ERROR;
+        }
         g_usleep(G_USEC_PER_SEC);
         now = read_state(name, pid, fd, &err);
         if (!now) {
@@ -106,7 +112,7 @@ static int watch(TapstateDevice *before, const char *name, int pid, int fd,
 int cmd_show(int argc, char **argv, const char *usage)
 {
     gboolean json = false, pretty = false, follow = false;
-    int pid = -1, fd = -1;
+    int pid = NOT_GIVEN, fd = NOT_GIVEN;
     const GOptionEntry entries[] = {
         { "json", 'j', 0, G_OPTION_ARG_NONE, &json, "print JSON", NULL },
         { "pretty", 'p', 0, G_OPTION_ARG_NONE, &pretty,
@@ -123,13 +129,17 @@ int cmd_show(int argc, char **argv, const char *usage)
     TapstateDevice *dev;
     GError *err = NULL;
 
-    if (!parse_options(&argc, &argv, entries, usage, &err)) {
-        return fail(err);
+    if (!parse_options(&argc, &argv, entries, usage)) {
+        return STATUS_ERROR;
     }
-    if (fd >= 0 && pid < 0) {
-        return fail_usage("--fd needs --pid", usage);
+    if (pid != NOT_GIVEN && pid <= 0) {
+        return fail_usage("--pid needs the number of a process", usage);
     }
-    if (argc != (pid >= 0 ? 1 : 2)) {
+    if (fd != NOT_GIVEN && (fd < 0 || pid == NOT_GIVEN)) {
+        return fail_usage("--fd needs a descriptor of the process in --pid",
+                          usage);
+    }
+    if (argc != (pid != NOT_GIVEN ? 1 : 2)) {
         return fail_usage("name one device, or --pid", usage);
     }
     dev = read_state(argv[1], pid, fd, &err);
