@@ -426,14 +426,12 @@ class ShowTest(ToolTest):
                 (["show", "--pid", str(os.getpid()), "--fd", "0"],
                  "not a tun/tap queue|lacks TUNGETSTATE|TUNGETSTATE failed"),
                 (["nosuch"], "no command 'nosuch'")):
-            with self.subTest(args):
-                self.one_line(message, *args)
+            self.one_line(message, *args)
         for args in (["show"], ["show", "-x"], ["show", "--fd", "3", "a"],
                      [], ["diff", "a"], ["list", "a"], ["save", "a"],
                      ["restore", "a"],
                      ["restore", "--create", "--check", "a", "b"]):
-            with self.subTest(args):
-                self.fails("\nusage: tapstate ", *args)
+            self.fails("\nusage: tapstate ", *args)
 
     def test_nobody_has_it(self):
         run("ip", "tuntap", "add", "t9", "mode", "tap")
