@@ -27,8 +27,10 @@ static bool fail(GError **errp, const char *format, ...)
 /* Fail, as every member has to be understood to be restored */
 static bool fail_unknown(GError **errp, const char *where, const char *member)
 {
+    g_autofree char *shown = tapstate__escape(member, strlen(member));
+
     return fail(errp, "%s%s%s is not known; the file was edited, or is of a "
-                "later tapstate", where, *where ? "." : "", member);
+                "later tapstate", where, *where ? "." : "", shown);
 }
 
 static JsonObject *as_object(JsonNode *node, const char *where, GError **errp)
@@ -281,12 +283,19 @@ static bool get_sndbuf(JsonNode *node, const char *where, Queue *q,
     return true;
 }
 
-static bool get_own(JsonObject *from, const char *where, const char *member,
+/* Settings that only an open queue of macvtap has: it must have them then */
+static bool get_own(const TapstateDevice *dev, JsonObject *from,
+                    const char *where, const char *member,
                     const Field *fields, Queue *q, GError **errp)
 {
+    bool own = IS_MACVTAP(&dev->st) && q->sndbuf;
     g_autofree char *name = g_strdup_printf("%s.%s", where, member);
     JsonNode *node = json_object_get_member(from, member);
 
+    if (!node != !own) {
+        return fail(errp, "%s is %s", name, node ?
+                    "not of this kind of device" : "missing");
+    }
     return !node || get_object(node, name, fields, q, errp);
 }
 
@@ -303,8 +312,8 @@ static bool get_queue(TapstateDevice *dev, JsonNode *node, guint i,
            get_fields(from, where, tapstate__queue_fields, more, q, errp) &&
            get_sndbuf(json_object_get_member(from, "sndbuf"), where, q,
                       errp) &&
-           get_own(from, where, "iff", tapstate__own_iff, q, errp) &&
-           get_own(from, where, "vnet", tapstate__own_vnet, q, errp) &&
+           get_own(dev, from, where, "iff", tapstate__own_iff, q, errp) &&
+           get_own(dev, from, where, "vnet", tapstate__own_vnet, q, errp) &&
            get_holders(dev, json_object_get_member(from, "held_by"), where, q,
                        errp);
 }
@@ -381,6 +390,10 @@ static bool get_group(TapstateDevice *dev, const char *member, JsonNode *node,
     if (!group) {
         return fail_unknown(errp, "", member);
     }
+    if (IS_MACVTAP(&dev->st) && group & (TUN_STATE_IFF | TUN_STATE_VNET)) {
+        return fail(errp, "%s is not of this kind of device, but of its "
+                    "queues", member);
+    }
     ok = t ? get_object(node, member, t->fields, &dev->st, errp) :
              get_special(dev, group, node, errp);
     dev->st.mask |= group;
@@ -389,9 +402,13 @@ static bool get_group(TapstateDevice *dev, const char *member, JsonNode *node,
 
 static bool check_version(JsonObject *from, GError **errp)
 {
-    gint64 version = json_object_get_int_member_with_default(from, "tapstate",
-                                                             0);
+    JsonNode *node = json_object_get_member(from, "tapstate");
+    gint64 version = 0;
 
+    if (JSON_NODE_HOLDS_VALUE(node) &&
+        json_node_get_value_type(node) == G_TYPE_INT64) {
+        version = json_node_get_int(node);
+    }
     if (version == TAPSTATE_FORMAT) {
         return true;
     }
@@ -423,6 +440,26 @@ static bool get_groups(TapstateDevice *dev, JsonObject *from, GError **errp)
     return true;
 }
 
+/*
+ * The parser takes comments and other quotes, too, in which check_text() would
+ * misread brackets and quotes
+ */
+static bool is_json(char c)
+{
+    return g_ascii_isalnum(c) || strchr(" \t\r\n{}[]:,\"+-.", c);
+}
+
+/* The parser takes several values in a row, and drops all but one */
+static bool check_end(const char *text, size_t len, GError **errp)
+{
+    for (size_t i = 0; i < len; i++) {
+        if (!g_ascii_isspace(text[i])) {
+            return fail(errp, "more text behind the state of a device");
+        }
+    }
+    return true;
+}
+
 /* Keep the recursion of older parsers small */
 static bool check_text(const char *text, size_t len, GError **errp)
 {
@@ -440,6 +477,9 @@ static bool check_text(const char *text, size_t len, GError **errp)
         if (string) {
             i += text[i] == '\\';
             string = i < len && text[i] != '"';
+        } else if (!is_json(text[i])) {
+            return fail(errp, "not JSON: byte %zu is neither in a string nor "
+                        "part of the syntax", i);
         } else {
             string = text[i] == '"';
             depth += text[i] == '{' || text[i] == '[';
@@ -447,6 +487,9 @@ static bool check_text(const char *text, size_t len, GError **errp)
         }
         if (depth > MAX_DEPTH) {
             return fail(errp, "nested deeper than the state of a device");
+        }
+        if (text[i] == '}' && !string && !depth) {
+            return check_end(text + i + 1, len - i - 1, errp);
         }
     }
     return true;
@@ -462,7 +505,10 @@ static JsonNode *parse(const char *text, size_t len, GError **errp)
         return NULL;
     }
     if (!json_parser_load_from_data(parser, text, len, &err)) {
-        fail(errp, "not JSON, or cut off: %s", err->message);
+        g_autofree char *shown = tapstate__escape(err->message,
+                                                  strlen(err->message));
+
+        fail(errp, "not JSON, or cut off: %s", shown);
         return NULL;
     }
     root = json_parser_get_root(parser);

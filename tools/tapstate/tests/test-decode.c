@@ -67,6 +67,8 @@ static void test_bad(void)
         { "\"tapstate\":2", "\"tapstate\":1", "format 1, but" },
         { "\"tapstate\":2", "\"tapstate\":3", "format 3, but" },
         { "\"tapstate\":2", "\"tapstate\":\"x\"", "format 0, but" },
+        { "\"tapstate\":2", "\"tapstate\":2.5", "format 0, but" },
+        { "\"tapstate\":2", "\"tapstate\":[]", "format 0, but" },
         { "\"tapstate\":2,", "", "not the state of a device" },
         { "\"mtu\":1500", "\"mtu\":-1", "netdev.mtu is not a number" },
         { "\"mtu\":1500", "\"mtu\":4294967296", "netdev.mtu is not a number" },
@@ -112,7 +114,15 @@ static void test_bad(void)
         { ",\"held_by\":[]", "", "queues.1.held_by is missing" },
         { "\"comm\":\"vm\"", "\"comm\":1", "queues.0.held_by.comm is not" },
         { "\"comm\":\"vm\"", "\"comm\":\"vm\",\"x\":1", "members that are" },
+        { "\"mtu\":", "\"m\\u001b\\n\":1,\"mtu\":",
+          "netdev.m\\x1b\\x0a is not known" },
+        { "\"sndbuf\":9", "\"sndbuf\":9,\"vnet\":{}",
+          "queues.0.vnet is not of this kind" },
         { "[\"tap\"", "[[[[[[[[\"tap\"", "nested deeper" },
+        /* Quotes that would hide brackets from the check of their depth */
+        { "[\"tap\"", "/*\"*/[[[[[[[[\"tap\"", "not JSON: byte" },
+        { "[\"tap\"", "['\"',[[[[[[[[\"tap\"", "not JSON: byte" },
+        { "[\"tap\"", "#\"\n[[[[[[[[\"tap\"", "not JSON: byte" },
         { "\"tap0\"", "\"\xff\"", "not text in UTF-8" },
     };
 
@@ -127,6 +137,31 @@ static void test_bad(void)
                        err->message);
         g_assert_nonnull(strstr(err->message, cases[i].message));
         g_assert_null(strchr(err->message, '\n'));
+    }
+}
+
+/* On macvtap, a queue that was open has flags and header, not the device */
+static void test_bad_macvtap(void)
+{
+    static const struct {
+        const char *from, *to, *message;
+    } cases[] = {
+        { "\"iff\":{\"flags\":[\"tap\",\"no_pi\"]},", "",
+          "queues.0.iff is missing" },
+        { "\"sndbuf\":1,", "", "queues.0.iff is not of this kind" },
+        { "\"queues\":[{", "\"iff\":{\"flags\":[]},\"queues\":[{",
+          "iff is not of this kind of device, but" },
+    };
+
+    for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *text = replace(SAMPLE_MACVTAP, cases[i].from,
+                                        cases[i].to);
+        g_autoptr(GError) err = NULL;
+
+        g_assert_null(tapstate_decode(text, strlen(text), &err));
+        g_assert_error(err, TAPSTATE_ERROR, TAPSTATE_ERROR_FORMAT);
+        g_test_message("%s", err->message);
+        g_assert_nonnull(strstr(err->message, cases[i].message));
     }
 }
 
@@ -150,6 +185,23 @@ static void test_other_files(void)
 
         g_assert_null(tapstate_decode(cases[i], strlen(cases[i]), &err));
         g_assert_error(err, TAPSTATE_ERROR, TAPSTATE_ERROR_FORMAT);
+    }
+}
+
+/* The parser would take two values, or a value and garbage */
+static void test_more_text(void)
+{
+    static const char *const cases[] = { " {}", "[", SAMPLE_TAP, "\n\"" };
+    g_autofree char *spaces = g_strconcat(SAMPLE_TAP, " \n\t\r\n", NULL);
+    g_autoptr(TapstateDevice) dev = decode(spaces);
+
+    for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *text = g_strconcat(SAMPLE_TAP, cases[i], NULL);
+        g_autoptr(GError) err = NULL;
+
+        g_assert_null(tapstate_decode(text, strlen(text), &err));
+        g_assert_error(err, TAPSTATE_ERROR, TAPSTATE_ERROR_FORMAT);
+        g_assert_nonnull(strstr(err->message, "more text behind"));
     }
 }
 
@@ -201,8 +253,10 @@ int main(int argc, char **argv)
     g_test_add_func("/decode/round", test_round);
     g_test_add_func("/decode/values", test_values);
     g_test_add_func("/decode/bad", test_bad);
+    g_test_add_func("/decode/bad-macvtap", test_bad_macvtap);
     g_test_add_func("/decode/truncated", test_truncated);
     g_test_add_func("/decode/other-files", test_other_files);
+    g_test_add_func("/decode/more-text", test_more_text);
     g_test_add_func("/decode/too-long", test_too_long);
     g_test_add_func("/decode/schema", test_schema);
     return g_test_run();
