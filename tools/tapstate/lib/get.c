@@ -79,7 +79,7 @@ bool tapstate__ioctl_get(int fd, struct tun_state *st, GError **errp)
     } else if (err == ENOTTY) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NOT_TUN,
                     "the file descriptor is not a tun/tap queue");
-    } else if (err == EINVAL && !group) {
+    } else if (err == EINVAL && !st->supported) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_KERNEL,
                     "the tun driver of this kernel lacks TUNGETSTATE; "
                     "load the patched tun module");
@@ -101,6 +101,14 @@ static struct tun_state_array room(void *entries, guint32 count, guint32 size)
     };
 }
 
+/* A later kernel may have more to say about a queue, and fill more of Queue */
+static void clear_own(TapstateDevice *dev)
+{
+    for (guint i = 0; i < dev->st.queues.count; i++) {
+        dev->queues[i] = (Queue) { .q = dev->queues[i].q };
+    }
+}
+
 /* Read all groups in @mask, with arrays as large as the kernel wants them */
 static bool read_all(TapstateDevice *dev, int fd, guint64 mask, GError **errp)
 {
@@ -120,6 +128,7 @@ static bool read_all(TapstateDevice *dev, int fd, guint64 mask, GError **errp)
             .queues = room(dev->queues, n_queues, sizeof(*dev->queues)),
         };
         if (tapstate__ioctl_get(fd, st, &err)) {
+            clear_own(dev);
             return true;
         }
         if (errno == ENOSPC && st->queues.count > n_queues) {
@@ -135,8 +144,8 @@ static bool read_all(TapstateDevice *dev, int fd, guint64 mask, GError **errp)
     }
 }
 
-/* Add the settings that only the file of a queue reports */
-static bool read_queue(TapstateDevice *dev, int fd, GError **errp)
+/* Add the settings that only the file of a queue reports; @nth counts from 1 */
+static bool read_queue(TapstateDevice *dev, int fd, guint nth, GError **errp)
 {
     const guint64 flags = TUN_STATE_QUEUE_ATTACHED;
     struct tun_state st = {
@@ -159,6 +168,7 @@ static bool read_queue(TapstateDevice *dev, int fd, GError **errp)
 
         if (q->q.index == st.queue.index &&
             !((q->q.flags ^ st.queue.flags) & flags)) {
+            q->nth = nth;
             q->sndbuf = st.sndbuf.size;
             q->iff = st.iff;
             q->vnet = st.vnet;
@@ -169,12 +179,14 @@ static bool read_queue(TapstateDevice *dev, int fd, GError **errp)
 
 /**
  * tapstate_get:
- * @fds: file descriptors of queues of one device
+ * @fds: (array length=n): file descriptors of queues of one device
  * @n: their number, at least 1
  * @errp: return location for an error
  *
  * Reads all groups that the kernel has. It lists all queues, but reports the
- * send buffer (and on macvtap flags and header) of those in @fds only.
+ * send buffer (and on macvtap flags and header) of those in @fds only. One call
+ * of the kernel reads the device, and one more each queue in @fds: only the
+ * former is a single snapshot.
  *
  * Returns: (transfer full): the state, or %NULL
  */
@@ -183,12 +195,17 @@ TapstateDevice *tapstate_get(const int *fds, unsigned int n, GError **errp)
     g_autoptr(TapstateDevice) dev = tapstate__new();
     struct tun_state probe = { 0 };
 
+    if (!n) {
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_DEVICE,
+                    "no file descriptor of a queue");
+        return NULL;
+    }
     if (!tapstate__ioctl_get(fds[0], &probe, errp) ||
         !read_all(dev, fds[0], probe.supported & ALL_GROUPS, errp)) {
         return NULL;
     }
     for (guint i = 0; i < n; i++) {
-        if (!read_queue(dev, fds[i], errp)) {
+        if (!read_queue(dev, fds[i], i + 1, errp)) {
             return NULL;
         }
     }

@@ -29,6 +29,7 @@
  */
 typedef struct Queue {
     struct tun_state_queue q;
+    guint32 nth; /* descriptor of tapstate_get(), from 1; 0: none */
     gint32 sndbuf; /* 0: not known */
     /* On macvtap only: settings of the queue, not of the device */
     struct tun_state_iff iff;
@@ -44,7 +45,7 @@ typedef struct Holder {
     bool attached;
 } Holder;
 
-/* Name and pin of an eBPF program, where they are known */
+/* Name and pin of an eBPF program, where they are known, both escaped */
 typedef struct Prog {
     char *name;
     char *pin;

@@ -80,6 +80,20 @@ static void choose(Call *call)
     open_prog(call, 1, TUN_STATE_FILTER, &want->filter, &now->filter);
 }
 
+/* A queue without a descriptor means that another has two */
+static bool check_all_there(const TapstateDevice *now, GError **errp)
+{
+    for (guint i = 0; i < now->st.queues.count; i++) {
+        if (!now->queues[i].nth) {
+            g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_RESTORE,
+                        "two of the file descriptors are of one queue; give one "
+                        "of each queue");
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool open_call(Call *call, const int *fds, guint n, GError **errp)
 {
     guint64 saved = call->want->st.mask;
@@ -97,6 +111,9 @@ static bool open_call(Call *call, const int *fds, guint n, GError **errp)
         return false;
     }
     if (n == call->want->st.queues.count && n == call->now->st.queues.count) {
+        if (!check_all_there(call->now, errp)) {
+            return false;
+        }
         choose(call);
         return true;
     }
@@ -159,7 +176,7 @@ static bool set_queue(Call *call, int fd, guint i, GError **errp)
         int err = errno;
         const char *group = tapstate_group_name(st.failed);
 
-        if (err != EPERM || !group) {
+        if (err != EPERM || !group || call->left_out & st.failed) {
             g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_RESTORE,
                         "queue %u%s%s: %s; nothing of this queue was changed, "
                         "%u before it %s", i, group ? ", " : "",
@@ -167,8 +184,10 @@ static bool set_queue(Call *call, int fd, guint i, GError **errp)
                         i == 1 ? "was" : "were");
             return false;
         }
-        leave_out(call, st.failed, "%s; run with CAP_NET_ADMIN",
-                  g_strerror(err));
+        leave_out(call, st.failed, "%s; %s", g_strerror(err),
+                  st.failed == TUN_STATE_LINK ?
+                  "carrier takes an attached queue" :
+                  "run with CAP_NET_ADMIN");
         st = argument(call, i);
     }
     return true;
@@ -207,7 +226,10 @@ bool tapstate_set(const TapstateDevice *dev, const int *fds, unsigned int n,
     return ok;
 }
 
-/* Let the kernel check a classic program on a socket that nobody uses */
+/*
+ * Let the kernel check a classic program on a socket that nobody uses; without
+ * a socket, TUNSETSTATE will
+ */
 static bool is_valid(const TapstateDevice *dev)
 {
     struct sock_fprog fprog = {
@@ -220,21 +242,28 @@ static bool is_valid(const TapstateDevice *dev)
         return true;
     }
     sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (sock < 0) {
+        return true;
+    }
     ret = setsockopt(sock, SOL_SOCKET, SO_ATTACH_FILTER, &fprog,
                      sizeof(fprog));
     close(sock);
     return ret == 0;
 }
 
+/* Each queue is compared with that of its descriptor, which may move it */
 static void check_flags(Call *call)
 {
     const TapstateDevice *want = call->want, *now = call->now;
-    guint32 differ = want->st.iff.flags ^ now->st.iff.flags;
+    bool own = IS_MACVTAP(&now->st);
+    guint32 differ = own ? 0 : want->st.iff.flags ^ now->st.iff.flags;
 
-    for (guint i = 0; i < want->st.queues.count; i++) {
-        const Queue *a = &want->queues[i], *b = &now->queues[i];
+    for (guint n = 0; n < now->st.queues.count; n++) {
+        const Queue *b = &now->queues[n];
+        guint i = b->nth - 1;
+        const Queue *a = &want->queues[i];
 
-        if (IS_MACVTAP(&now->st) && a->sndbuf) {
+        if (own && a->sndbuf) {
             differ |= a->iff.flags ^ b->iff.flags;
         }
         if ((a->q.flags ^ b->q.flags) &
@@ -243,7 +272,7 @@ static void check_flags(Call *call)
                       "which a queue gets when it is opened", i);
         }
     }
-    if (differ & ~IFF_PERSIST || (IS_MACVTAP(&now->st) && differ)) {
+    if (differ & ~IFF_PERSIST || (own && differ)) {
         leave_out(call, TUN_STATE_IFF, "other flags than 'persist' differ, "
                   "which a device gets when it is made");
     }
@@ -258,11 +287,11 @@ static void check_values(Call *call)
         leave_out(call, TUN_STATE_OFFLOAD,
                   "this kernel does not support all of them");
     }
-    if (!(now->iff.flags & IFF_TAP) &&
-        (want->sockfilter.count || want->txfilter.count)) {
-        leave_out(call, want->sockfilter.count ? TUN_STATE_SOCKFILTER :
-                                                 TUN_STATE_TXFILTER,
-                  "a tun device has no filter");
+    if (!(now->iff.flags & IFF_TAP) && want->sockfilter.count) {
+        leave_out(call, TUN_STATE_SOCKFILTER, "a tun device has no filter");
+    }
+    if (!(now->iff.flags & IFF_TAP) && want->txfilter.count) {
+        leave_out(call, TUN_STATE_TXFILTER, "a tun device has no filter");
     }
     if (!is_valid(call->want)) {
         leave_out(call, TUN_STATE_SOCKFILTER,
