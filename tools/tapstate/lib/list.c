@@ -33,18 +33,21 @@ typedef struct Scan {
     const char *name; /* of a device in @netns, or NULL for all */
     guint64 netns;
     guint closed; /* processes that the caller may not inspect */
+    int err; /* errno of this process's own limits, or 0 */
     const TapstateQueue *denied, *elsewhere, *stock;
 } Scan;
 
 static int open_process(pid_t pid, GError **errp)
 {
     int pidfd = syscall(SYS_pidfd_open, pid, 0);
+    int err = errno;
 
     if (pidfd < 0) {
         g_set_error(errp, TAPSTATE_ERROR,
-                    errno == ESRCH || errno == EINVAL ?
+                    err == ESRCH || err == EINVAL ?
                     TAPSTATE_ERROR_NO_HOLDER : TAPSTATE_ERROR_SYSTEM,
-                    "process %d: %s", (int)pid, g_strerror(errno));
+                    "process %d: %s", (int)pid, g_strerror(err));
+        errno = err;
     }
     return pidfd;
 }
@@ -137,7 +140,7 @@ static void ask_patched(TapstateQueue *q, const struct tun_state *st)
     q->attached = !!(st->queue.flags & TUN_STATE_QUEUE_ATTACHED);
 }
 
-/* Ask the older ioctls */
+/* Ask the older ioctls; netns stays 0 on macvtap, and without CAP_NET_ADMIN */
 static bool ask_stock(TapstateQueue *q, int dup)
 {
     struct ifreq ifr = { 0 };
@@ -149,6 +152,9 @@ static bool ask_stock(TapstateQueue *q, int dup)
     }
     memcpy(q->name, ifr.ifr_name, IFNAMSIZ);
     q->attached = !(ifr.ifr_flags & IFF_DETACH_QUEUE);
+    if (!strcmp(q->type, "tun") && ifr.ifr_flags & IFF_TAP) {
+        q->type = "tap";
+    }
     ns = ioctl(dup, TUNGETDEVNETNS);
     if (ns >= 0) {
         q->netns = fstat(ns, &st) == 0 ? st.st_ino : 0;
@@ -177,17 +183,7 @@ static bool ask(TapstateQueue *q, int dup)
         return false;
     }
     q->patched = 0;
-    if (!ask_stock(q, dup)) {
-        return false;
-    }
-    if (!strcmp(q->type, "tun")) {
-        struct ifreq ifr = { 0 };
-
-        if (ioctl(dup, TUNGETIFF, &ifr) == 0 && ifr.ifr_flags & IFF_TAP) {
-            q->type = "tap";
-        }
-    }
-    return true;
+    return ask_stock(q, dup);
 }
 
 /*
@@ -226,7 +222,7 @@ static bool wanted(Scan *scan, const TapstateQueue *q)
     }
     if (q->patched < 0) {
         scan->denied = q;
-    } else if (q->netns != scan->netns) {
+    } else if (q->netns && q->netns != scan->netns) {
         scan->elsewhere = q;
     } else if (!q->patched) {
         scan->stock = q;
@@ -263,18 +259,28 @@ static bool is_borrowed(const Scan *scan, pid_t pid, int fd)
     return false;
 }
 
+/* A list that lacks queues for want of descriptors or memory is an error */
+static void note_limit(Scan *scan, int err)
+{
+    if (err == EMFILE || err == ENFILE || err == ENOMEM) {
+        scan->err = err;
+    }
+}
+
 static void scan_fd(Scan *scan, pid_t pid, int pidfd, const char *comm,
                     const char *type, int fd)
 {
     TapstateQueue *q = g_new0(TapstateQueue, 1);
     int dup = syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+    int err = dup < 0 ? errno : 0;
 
+    note_limit(scan, err);
     q->pid = pid;
     q->fd = fd;
     g_strlcpy(q->comm, comm, sizeof(q->comm));
     q->type = type;
     q->patched = q->attached = q->index = -1;
-    if ((dup < 0 && errno != EPERM) ||
+    if ((dup < 0 && err != EPERM) ||
         !(dup < 0 ? ask_fdinfo(q) : ask(q, dup))) {
         g_free(q);
     } else {
@@ -322,6 +328,7 @@ static void scan_process(Scan *scan, pid_t pid)
 
     if (!dir) {
         scan->closed += errno == EACCES || errno == EPERM;
+        note_limit(scan, errno);
         return;
     }
     while ((entry = readdir(dir))) {
@@ -330,6 +337,7 @@ static void scan_process(Scan *scan, pid_t pid)
 
         if (type && pidfd < 0) {
             pidfd = open_process(pid, NULL);
+            note_limit(scan, pidfd < 0 ? errno : 0);
             read_comm(pid, comm);
         }
         if (type && pidfd >= 0 &&
@@ -343,18 +351,11 @@ static void scan_process(Scan *scan, pid_t pid)
     closedir(dir);
 }
 
-static bool scan_all(Scan *scan, pid_t pid, GError **errp)
+static bool scan_processes(Scan *scan, GError **errp)
 {
     struct dirent *entry;
-    DIR *proc;
+    DIR *proc = opendir("/proc");
 
-    scan->self = getpid();
-    read_majors(scan);
-    if (pid) {
-        scan_process(scan, pid);
-        return true;
-    }
-    proc = opendir("/proc");
     if (!proc) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM, "/proc: %s",
                     g_strerror(errno));
@@ -369,6 +370,23 @@ static bool scan_all(Scan *scan, pid_t pid, GError **errp)
     return true;
 }
 
+static bool scan_all(Scan *scan, pid_t pid, GError **errp)
+{
+    scan->self = getpid();
+    read_majors(scan);
+    if (pid) {
+        scan_process(scan, pid);
+    } else if (!scan_processes(scan, errp)) {
+        return false;
+    }
+    if (scan->err) {
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
+                    "not all queues could be asked: %s; raise the limit, see "
+                    "'ulimit -n'", g_strerror(scan->err));
+    }
+    return !scan->err;
+}
+
 /**
  * tapstate_list:
  * @pid: process, or 0 for all
@@ -377,7 +395,8 @@ static bool scan_all(Scan *scan, pid_t pid, GError **errp)
  * @errp: return location for an error
  *
  * Lists the queues that processes have open, in one pass over /proc. A process
- * that ends meanwhile, and a descriptor that is closed, are left out.
+ * that ends meanwhile, and a descriptor that is closed, are left out. Too few
+ * descriptors of the caller's own are an error.
  *
  * Returns: (transfer full): queues up to a %NULL, or %NULL after an error
  */
@@ -385,13 +404,14 @@ TapstateQueue **tapstate_list(pid_t pid, unsigned int *closed, GError **errp)
 {
     Scan scan = { .queues = g_ptr_array_new_with_free_func(g_free) };
     int pidfd = pid ? open_process(pid, errp) : -1;
+    bool ok = !pid || pidfd >= 0;
 
-    if ((pid && pidfd < 0) || !scan_all(&scan, pid, errp)) {
-        g_ptr_array_unref(scan.queues);
-        return NULL;
-    }
     if (pidfd >= 0) {
         close(pidfd);
+    }
+    if (!ok || !scan_all(&scan, pid, errp)) {
+        g_ptr_array_unref(scan.queues);
+        return NULL;
     }
     if (closed) {
         *closed = scan.closed;
