@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <ftw.h>
+#include <limits.h>
 #include <string.h>
 #include <unistd.h>
 #include <sys/syscall.h>
@@ -25,10 +26,16 @@ static int open_id(guint32 id)
     return bpf(BPF_PROG_GET_FD_BY_ID, &attr);
 }
 
-static int open_pin(const char *path)
+/* @pin is escaped: a path may have bytes that JSON cannot have */
+static int open_pin(const char *pin)
 {
+    char path[PATH_MAX];
     union bpf_attr attr = { .pathname = (guintptr)path };
 
+    if (!tapstate__unescape(pin, path, sizeof(path))) {
+        errno = ENOENT;
+        return -1;
+    }
     return bpf(BPF_OBJ_GET, &attr);
 }
 
@@ -114,18 +121,21 @@ static int check_pin(const char *path, const struct stat *st, int type,
 {
     const struct tun_state *s = &pin_device->st;
     guint32 ids[] = { s->steering.id, s->filter.id };
+    g_autofree char *pin = NULL;
     struct bpf_prog_info info;
     int fd;
 
-    (void)st, (void)ftw;
-    fd = type == FTW_F ? open_pin(path) : -1;
+    (void)st;
+    (void)ftw;
+    pin = tapstate__escape(path, strlen(path));
+    fd = type == FTW_F ? open_pin(pin) : -1;
     if (fd < 0) {
         return 0;
     }
     if (get_info(fd, &info)) {
         for (guint i = 0; i < G_N_ELEMENTS(ids); i++) {
             if (ids[i] == info.id && !pin_device->progs[i].pin) {
-                pin_device->progs[i].pin = g_strdup(path);
+                pin_device->progs[i].pin = g_strdup(pin);
             }
         }
     }
