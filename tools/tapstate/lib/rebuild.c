@@ -168,31 +168,45 @@ static int set_coalesce(const TapstateDevice *dev, const char *name)
     return err;
 }
 
+static void report_error(guint64 group, const char *remedy, int err,
+                         TapstateReport report, void *data)
+{
+    g_autofree char *why = g_strdup_printf("%s; %s", g_strerror(err), remedy);
+
+    if (err && report) {
+        report(group, why, data);
+    }
+}
+
 /* Settings of rtnetlink and ethtool; report those that fail */
 static void set_others(const TapstateDevice *dev, const char *name, int fd,
                        TapstateReport report, void *data)
 {
     struct tun_state st = { .mask = TUN_STATE_IDENTITY };
-    int err = 0;
 
-    if (dev->st.mask & TUN_STATE_NETDEV &&
-        tapstate__ioctl_get(fd, &st, NULL)) {
-        err = set_netdev(dev, st.identity.ifindex);
+    if (dev->st.mask & TUN_STATE_NETDEV) {
+        report_error(TUN_STATE_NETDEV, "set it with 'ip link'",
+                     tapstate__ioctl_get(fd, &st, NULL) ?
+                     set_netdev(dev, st.identity.ifindex) : errno,
+                     report, data);
     }
-    if (err && report) {
-        report(TUN_STATE_NETDEV, g_strerror(err), data);
-    }
-    err = 0;
     if (dev->st.mask & TUN_STATE_COALESCE && dev->st.coalesce.rx_frames) {
-        err = set_coalesce(dev, name);
-    }
-    if (err && report) {
-        report(TUN_STATE_COALESCE, g_strerror(err), data);
+        report_error(TUN_STATE_COALESCE, "set it with 'ethtool -C'",
+                     set_coalesce(dev, name), report, data);
     }
     if (report && (dev->st.xdp.drv_prog_id || dev->st.xdp.skb_prog_id)) {
         report(TUN_STATE_XDP, "attach the program with 'ip link set DEV xdp'",
                data);
     }
+}
+
+/* TUNSETIFF takes 16 bits, some of which are commands */
+static bool are_flags(guint32 flags)
+{
+    for (const Name *n = tapstate__flags; n->bit; n++) {
+        flags &= ~n->bit;
+    }
+    return !flags;
 }
 
 static bool check_rebuild(const TapstateDevice *dev, const char *name,
@@ -207,6 +221,13 @@ static bool check_rebuild(const TapstateDevice *dev, const char *name,
     } else if (needed & ~dev->st.mask || !dev->st.queues.count) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_RESTORE,
                     "a device cannot be made without 'iff' and 'queues'");
+    } else if (!are_flags(dev->st.iff.flags) ||
+               (dev->st.queues.count > 1 &&
+                !(dev->st.iff.flags & IFF_MULTI_QUEUE))) {
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_RESTORE,
+                    "no device has these 'iff.flags' and %u queues; the file "
+                    "was edited, or is of a later kernel",
+                    dev->st.queues.count);
     } else if (!*name || strlen(name) >= IFNAMSIZ || strchr(name, '%')) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_DEVICE,
                     "'%s' is not the name of a network device", name);
