@@ -101,6 +101,13 @@ typedef struct TapstateField {
     const char *b;
 } TapstateField;
 
+/**
+ * TapstateFieldFunc:
+ * @field: field, valid during the call
+ * @data: of the caller
+ *
+ * Receives each field of a walk or a comparison.
+ */
 typedef void (*TapstateFieldFunc)(const TapstateField *field, void *data);
 
 void tapstate_foreach(const TapstateDevice *dev, TapstateFieldFunc func,
