@@ -86,8 +86,8 @@ static bool check_all_there(const TapstateDevice *now, GError **errp)
     for (guint i = 0; i < now->st.queues.count; i++) {
         if (!now->queues[i].nth) {
             g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_RESTORE,
-                        "two of the file descriptors are of one queue; give one "
-                        "of each queue");
+                        "two of the file descriptors are of one queue; give "
+                        "one of each");
             return false;
         }
     }
