@@ -475,20 +475,24 @@ static bool check_text(const char *text, size_t len, GError **errp)
     }
     for (size_t i = 0; i < len; i++) {
         if (string) {
-            i += text[i] == '\\';
-            string = i < len && text[i] != '"';
-        } else if (!is_json(text[i])) {
+            if (text[i] == '\\') {
+                i++;
+            } else {
+                string = text[i] != '"';
+            }
+            continue;
+        }
+        if (!is_json(text[i])) {
             return fail(errp, "not JSON: byte %zu is neither in a string nor "
                         "part of the syntax", i);
-        } else {
-            string = text[i] == '"';
-            depth += text[i] == '{' || text[i] == '[';
-            depth -= text[i] == '}' || text[i] == ']';
         }
+        string = text[i] == '"';
+        depth += text[i] == '{' || text[i] == '[';
+        depth -= text[i] == '}' || text[i] == ']';
         if (depth > MAX_DEPTH) {
             return fail(errp, "nested deeper than the state of a device");
         }
-        if (text[i] == '}' && !string && !depth) {
+        if (text[i] == '}' && !depth) {
             return check_end(text + i + 1, len - i - 1, errp);
         }
     }

@@ -165,6 +165,28 @@ static void test_bad_macvtap(void)
     }
 }
 
+/* Quotes, brackets and backslashes in a string */
+static void test_quotes(void)
+{
+    g_autofree char *text = replace(SAMPLE_TAP, "\"comm\":\"vm\"",
+                                    "\"comm\":\"[{\\\"'\\\\\"");
+    g_autoptr(TapstateDevice) dev = NULL;
+    g_autofree char *back = NULL;
+    g_autoptr(GError) err = NULL;
+
+    dev = tapstate_decode(text, strlen(text), &err);
+    g_assert_no_error(err);
+    back = tapstate_encode(dev, false);
+    g_assert_cmpstr(back, ==, text);
+
+    /* No byte behind an end in the middle of one is read */
+    for (size_t len = 0; len < strlen(text); len++) {
+        g_autofree char *part = g_memdup2(text, len);
+
+        g_assert_null(tapstate_decode(part ?: "", len, NULL));
+    }
+}
+
 /* Every length but the whole is an error */
 static void test_truncated(void)
 {
@@ -254,6 +276,7 @@ int main(int argc, char **argv)
     g_test_add_func("/decode/values", test_values);
     g_test_add_func("/decode/bad", test_bad);
     g_test_add_func("/decode/bad-macvtap", test_bad_macvtap);
+    g_test_add_func("/decode/quotes", test_quotes);
     g_test_add_func("/decode/truncated", test_truncated);
     g_test_add_func("/decode/other-files", test_other_files);
     g_test_add_func("/decode/more-text", test_more_text);
