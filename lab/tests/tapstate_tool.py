@@ -330,6 +330,34 @@ class ListTest(ToolTest):
             self.one_line("not a QMP server", "list", "--qmp", path)
             os.waitpid(pid, 0)
 
+    def served(self, name, data, pause):
+        """Path of a socket that sends data for ever to its first client."""
+        path = self.path(name)
+        server = socket.socket(socket.AF_UNIX)
+        self.addCleanup(server.close)
+        server.bind(path)
+        server.listen()
+        pid = os.fork()
+        if not pid:
+            try:
+                connection, _ = server.accept()
+                while True:
+                    connection.sendall(data)
+                    time.sleep(pause)
+            finally:
+                os._exit(0)
+        self.addCleanup(os.waitpid, pid, 0)
+        return path
+
+    def test_qmp_without_end(self):
+        """Neither all memory nor all time is for one socket."""
+        self.one_line("not a QMP server", "list", "--qmp",
+                      self.served("line", b"a" * 65536, 0))
+        for pause in 0, 1:
+            self.one_line("no answer of a QMP server", "list", "--qmp",
+                          self.served(f"events-{pause}", b'{"event": 1}\n',
+                                      pause))
+
 
 @unittest.skipIf(STOCK, "needs TUNGETSTATE")
 class ShowTest(ToolTest):

@@ -8,12 +8,20 @@
 
 #include "command.h"
 
-#define TIMEOUT 5 /* seconds */
+#define TIMEOUT 5 /* seconds, for all answers together */
+#define MAX_LINE (4 << 20)
 
 struct Netdevs {
     int pid;
     char *info; /* of "info network" */
 };
+
+/* Connection to a server that need not be QMP */
+typedef struct Server {
+    GSocket *socket;
+    gint64 deadline;
+    GString *text; /* received, and not read yet */
+} Server;
 
 void netdevs_free(Netdevs *netdevs)
 {
@@ -34,54 +42,100 @@ static void fail_qmp(GError **errp, const char *path, const GError *why)
                 "use the socket of QEMU's option -qmp");
 }
 
+static bool receive(Server *server, GError **errp)
+{
+    gint64 left = server->deadline - g_get_monotonic_time();
+    char buffer[4096];
+    gssize n;
+
+    if (left <= 0) {
+        g_set_error(errp, G_IO_ERROR, G_IO_ERROR_TIMED_OUT, "no answer");
+        return false;
+    }
+    if (!g_socket_condition_timed_wait(server->socket, G_IO_IN, left, NULL,
+                                       errp)) {
+        return false;
+    }
+    n = g_socket_receive(server->socket, buffer, sizeof(buffer), NULL, errp);
+    if (n > 0) {
+        g_string_append_len(server->text, buffer, n);
+    }
+    return n > 0;
+}
+
+/* Return NULL without an error at the end, and for a line that is too long */
+static char *read_line(Server *server, GError **errp)
+{
+    const char *end;
+    gsize searched = 0, len;
+    char *line;
+
+    while (!(end = memchr(server->text->str + searched, '\n',
+                          server->text->len - searched))) {
+        searched = server->text->len;
+        if (searched > MAX_LINE || !receive(server, errp)) {
+            return NULL;
+        }
+    }
+    len = end - server->text->str;
+    line = g_strndup(server->text->str, len);
+    g_string_erase(server->text, 0, len + 1);
+    return line;
+}
+
 /* Skip events; return NULL for all that is not QMP */
-static JsonObject *read_answer(GDataInputStream *in, const char *member,
+static JsonObject *read_answer(Server *server, const char *member,
                                GError **errp)
 {
-    for (int n = 0; n < 1000; n++) {
-        g_autofree char *line = g_data_input_stream_read_line(in, NULL, NULL,
-                                                              errp);
+    for (;;) {
+        g_autofree char *line = read_line(server, errp);
         g_autoptr(JsonNode) node = line ? json_from_string(line, NULL) : NULL;
+        JsonObject *answer;
 
         if (!node || !JSON_NODE_HOLDS_OBJECT(node)) {
             return NULL;
         }
-        if (json_object_has_member(json_node_get_object(node), member)) {
-            return json_object_ref(json_node_get_object(node));
+        answer = json_node_get_object(node);
+        if (json_object_has_member(answer, member) ||
+            json_object_has_member(answer, "error")) {
+            return json_object_ref(answer);
         }
-        if (!json_object_has_member(json_node_get_object(node), "event")) {
+        if (!json_object_has_member(answer, "event")) {
             return NULL;
         }
     }
-    return NULL;
 }
 
-static JsonObject *command(GIOStream *stream, GDataInputStream *in,
-                           const char *text, GError **errp)
+/* The answer may be an error */
+static JsonObject *command(Server *server, const char *text, GError **errp)
 {
-    return g_output_stream_write_all(g_io_stream_get_output_stream(stream),
-                                     text, strlen(text), NULL, NULL, errp) ?
-           read_answer(in, "return", errp) : NULL;
+    gssize len = strlen(text);
+
+    return g_socket_send(server->socket, text, len, NULL, errp) == len ?
+           read_answer(server, "return", errp) : NULL;
 }
 
-static char *read_info(GSocketConnection *connection, GError **errp)
+static const char *string_member(JsonObject *from, const char *member)
 {
-    GIOStream *stream = G_IO_STREAM(connection);
-    g_autoptr(GDataInputStream) in =
-        g_data_input_stream_new(g_io_stream_get_input_stream(stream));
-    g_autoptr(JsonObject) greeting = NULL, ready = NULL, answer = NULL;
+    JsonNode *node = json_object_get_member(from, member);
 
-    g_data_input_stream_set_newline_type(in, G_DATA_STREAM_NEWLINE_TYPE_ANY);
-    greeting = read_answer(in, "QMP", errp);
-    ready = greeting ? command(stream, in,
-                               "{'execute': 'qmp_capabilities'}\n", errp) :
-                       NULL;
-    answer = ready ? command(stream, in,
-                             "{'execute': 'human-monitor-command', "
-                             "'arguments': {'command-line': 'info network'}}\n",
-                             errp) : NULL;
-    return answer ? g_strdup(json_object_get_string_member_with_default(
-                        answer, "return", "")) : NULL;
+    return node && JSON_NODE_HOLDS_VALUE(node) ? json_node_get_string(node) :
+                                                 NULL;
+}
+
+static bool ask(Server *server, Netdevs *netdevs, GError **errp)
+{
+    g_autoptr(JsonObject) greeting = NULL, ready = NULL, info = NULL;
+
+    greeting = read_answer(server, "QMP", errp);
+    ready = greeting ? command(server, "{'execute': 'qmp_capabilities'}\n",
+                               errp) : NULL;
+    info = ready ? command(server,
+                           "{'execute': 'human-monitor-command', "
+                           "'arguments': {'command-line': 'info network'}}\n",
+                           errp) : NULL;
+    netdevs->info = g_strdup(info ? string_member(info, "return") : NULL);
+    return netdevs->info;
 }
 
 Netdevs *netdevs_read(const char *path, GError **errp)
@@ -91,22 +145,27 @@ Netdevs *netdevs_read(const char *path, GError **errp)
     g_autoptr(GSocketConnection) connection = NULL;
     g_autoptr(GCredentials) peer = NULL;
     g_autoptr(GError) err = NULL;
-    g_autofree char *info = NULL;
-    Netdevs *netdevs;
+    Netdevs *netdevs = g_new0(Netdevs, 1);
+    Server server = {
+        .deadline = g_get_monotonic_time() + TIMEOUT * G_USEC_PER_SEC,
+    };
+    bool ok;
 
     g_socket_client_set_timeout(client, TIMEOUT);
     connection = g_socket_client_connect(client, G_SOCKET_CONNECTABLE(address),
                                          NULL, &err);
-    info = connection ? read_info(connection, &err) : NULL;
-    if (!info) {
+    server.socket = connection ? g_socket_connection_get_socket(connection) :
+                                 NULL;
+    server.text = g_string_new(NULL);
+    ok = connection && ask(&server, netdevs, &err);
+    g_string_free(server.text, true);
+    if (!ok) {
         fail_qmp(errp, path, err);
+        netdevs_free(netdevs);
         return NULL;
     }
-    peer = g_socket_get_credentials(g_socket_connection_get_socket(connection),
-                                    NULL);
-    netdevs = g_new0(Netdevs, 1);
+    peer = g_socket_get_credentials(server.socket, NULL);
     netdevs->pid = peer ? g_credentials_get_unix_pid(peer, NULL) : 0;
-    netdevs->info = g_steal_pointer(&info);
     return netdevs;
 }
 
