@@ -36,6 +36,18 @@ TUN, TAP, NO_PI, MULTI, VNET = 1, 2, 0x1000, 0x100, 0x4000
 ATTACH, DETACH = 0x200, 0x400
 NOBODY = 65534
 
+# As qemu-bridge-helper: pass a queue through the socket in --fd
+HELPER = """\
+#!/usr/bin/env python3
+import socket, sys
+sys.path.insert(0, "lab/tests")
+import tapstate_tool
+fd = int(next(a for a in sys.argv if a.startswith("--fd="))[5:])
+queue = tapstate_tool.open_queue("{device}", tapstate_tool.TAP
+                                 | tapstate_tool.NO_PI | tapstate_tool.VNET)
+socket.send_fds(socket.socket(fileno=fd), [b" "], [queue])
+"""
+
 
 def ifreq(name, flags):
     return struct.pack("16sH22x", os.fsencode(name), flags)
@@ -303,6 +315,56 @@ class ListTest(ToolTest):
                 self.assertRegex(self.ok("show", "q0"), r"qemu-system-x86\[")
             finally:
                 qemu.send_signal(signal.SIGTERM)
+
+    def netdevs(self, binary, *options, pass_fds=()):
+        """Pairs of device and netdev that list reports for a QEMU."""
+        sock = self.path("qmp")
+        with subprocess.Popen(
+                [binary, "-S", "-nodefaults", "-display", "none",
+                 "-qmp", f"unix:{sock},server=on,wait=off", *options],
+                pass_fds=pass_fds) as qemu:
+            try:
+                deadline = time.monotonic() + 60
+                while not os.path.exists(sock):
+                    self.assertIsNone(qemu.poll())
+                    self.assertLess(time.monotonic(), deadline)
+                    time.sleep(0.1)
+                return {(q["device"], q["netdev"])
+                        for q in json.loads(self.ok("list", "-j", "--qmp",
+                                                    sock))
+                        if q["pid"] == qemu.pid}
+            finally:
+                qemu.terminate()
+
+    def helper(self, device):
+        """Options of a netdev whose device QEMU does not name."""
+        path = self.path(f"helper-{device}")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(HELPER.format(device=device))
+        os.chmod(path, 0o755)
+        return f"tap,id=hn-{device},helper={path}"
+
+    def test_qmp_without_ifname(self):
+        fd = self.open("q0", TAP | NO_PI)
+        named = ["-netdev", "tap,id=hn1,ifname=q1,script=no,downscript=no",
+                 "-netdev", f"tap,id=hn0,fd={fd}"]
+        for binary in "qemu-system-x86_64", "qemu-system-x86_64-stock":
+            self.assertEqual(
+                self.netdevs(binary, *named, "-netdev", self.helper("q2"),
+                             pass_fds=[fd]),
+                {("q0", "hn0"), ("q1", "hn1"), ("q2", "hn-q2")})
+            # Two that QEMU does not name: better no id than a wrong one
+            self.assertEqual(
+                self.netdevs(binary, "-netdev", self.helper("q2"), "-netdev",
+                             self.helper("q3")),
+                {("q2", None), ("q3", None)})
+        # query-tap-state names these
+        option = ",local-migration-supported=on"
+        self.assertEqual(
+            self.netdevs("qemu-system-x86_64",
+                         "-netdev", self.helper("q2") + option,
+                         "-netdev", self.helper("q3") + option),
+            {("q2", "hn-q2"), ("q3", "hn-q3")})
 
     def test_qmp_queue_is_full(self):
         path = self.path("socket")

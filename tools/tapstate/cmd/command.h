@@ -49,8 +49,12 @@ char *diff_text(const TapstateDevice *a, const TapstateDevice *b, bool all,
 typedef struct Netdevs Netdevs;
 
 Netdevs *netdevs_read(const char *path, GError **errp);
+/* Learn from all queues; call it before netdevs_find() */
+void netdevs_match(Netdevs *netdevs, TapstateQueue *const *queues);
 const char *netdevs_find(const Netdevs *netdevs, const TapstateQueue *q);
 char *netdevs_parse(const char *info, const char *key, const char *value);
+char *netdevs_parse_other(const char *info);
+const char *netdevs_of_states(JsonObject *answer, const char *name);
 void netdevs_free(Netdevs *netdevs);
 
 #endif

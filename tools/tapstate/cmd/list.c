@@ -184,6 +184,9 @@ int cmd_list(int argc, char **argv, const char *usage)
     if (!queues) {
         return fail(err);
     }
+    for (n = 0; n < sockets->len; n++) {
+        netdevs_match(sockets->pdata[n], queues);
+    }
     for (n = 0; queues[n]; n++) {
     }
     qsort(queues, n, sizeof(*queues), by_device);

@@ -14,6 +14,9 @@
 struct Netdevs {
     int pid;
     char *info; /* of "info network" */
+    JsonObject *states; /* answer of query-tap-state; stock QEMU has none */
+    const TapstateQueue *other; /* a queue of the device that is left, */
+    char *other_id; /* and its netdev */
 };
 
 /* Connection to a server that need not be QMP */
@@ -25,7 +28,11 @@ typedef struct Server {
 
 void netdevs_free(Netdevs *netdevs)
 {
+    if (netdevs->states) {
+        json_object_unref(netdevs->states);
+    }
     g_free(netdevs->info);
+    g_free(netdevs->other_id);
     g_free(netdevs);
 }
 
@@ -123,6 +130,7 @@ static const char *string_member(JsonObject *from, const char *member)
                                                  NULL;
 }
 
+/* Ask for the netdevs, and where QEMU is patched, for their devices */
 static bool ask(Server *server, Netdevs *netdevs, GError **errp)
 {
     g_autoptr(JsonObject) greeting = NULL, ready = NULL, info = NULL;
@@ -135,7 +143,10 @@ static bool ask(Server *server, Netdevs *netdevs, GError **errp)
                            "'arguments': {'command-line': 'info network'}}\n",
                            errp) : NULL;
     netdevs->info = g_strdup(info ? string_member(info, "return") : NULL);
-    return netdevs->info;
+    netdevs->states = netdevs->info ?
+                      command(server, "{'execute': 'query-tap-state'}\n",
+                              errp) : NULL;
+    return netdevs->states;
 }
 
 Netdevs *netdevs_read(const char *path, GError **errp)
@@ -187,17 +198,102 @@ char *netdevs_parse(const char *info, const char *key, const char *value)
     return NULL;
 }
 
-const char *netdevs_find(const Netdevs *netdevs, const TapstateQueue *q)
+/* Return the id of the only tap that names neither device nor descriptor */
+char *netdevs_parse_other(const char *info)
+{
+    g_auto(GStrv) lines = g_strsplit_set(info, "\r\n", -1);
+    g_autofree char *found = NULL;
+
+    for (char **l = lines; *l; l++) {
+        const char *type = strstr(*l, ": index=");
+        const char *id = *l + strspn(*l, " \\");
+
+        if (!type || !strstr(type, ",type=tap,") ||
+            strstr(type, ",ifname=") || strstr(type, ",fd=")) {
+            continue;
+        }
+        (*l)[type - *l] = 0;
+        if (found && strcmp(found, id)) {
+            return NULL;
+        }
+        g_free(found);
+        found = g_strdup(id);
+    }
+    return g_steal_pointer(&found);
+}
+
+/* Return the id in an answer of query-tap-state */
+const char *netdevs_of_states(JsonObject *answer, const char *name)
+{
+    JsonNode *node = json_object_get_member(answer, "return");
+    JsonArray *array = node && JSON_NODE_HOLDS_ARRAY(node) ?
+                       json_node_get_array(node) : NULL;
+
+    for (guint i = 0; array && i < json_array_get_length(array); i++) {
+        JsonNode *state = json_array_get_element(array, i);
+
+        if (JSON_NODE_HOLDS_OBJECT(state)) {
+            JsonObject *tap = json_node_get_object(state);
+
+            if (!g_strcmp0(string_member(tap, "ifname"), name)) {
+                return string_member(tap, "id");
+            }
+        }
+    }
+    return NULL;
+}
+
+static const char *find_named(const Netdevs *netdevs, const TapstateQueue *q)
 {
     g_autofree char *fd = g_strdup_printf("%d", q->fd);
-    g_autofree char *id = NULL;
+    g_autofree char *id = netdevs_parse(netdevs->info, "fd", fd);
+    const char *state = *q->name ?
+                        netdevs_of_states(netdevs->states, q->name) : NULL;
+
+    if (!id && *q->name) {
+        id = state ? g_strdup(state) :
+                     netdevs_parse(netdevs->info, "ifname", q->name);
+    }
+    return id ? g_intern_string(id) : NULL;
+}
+
+static bool same_device(const TapstateQueue *a, const TapstateQueue *b)
+{
+    return *a->name && a->netns == b->netns && a->ifindex == b->ifindex &&
+           !strcmp(a->name, b->name);
+}
+
+/*
+ * If only one device and only one netdev are left, they belong together. QEMU
+ * does not say which device a helper has opened.
+ */
+void netdevs_match(Netdevs *netdevs, TapstateQueue *const *queues)
+{
+    const TapstateQueue *other = NULL;
+
+    for (; *queues; queues++) {
+        const TapstateQueue *q = *queues;
+
+        if (q->pid != netdevs->pid || find_named(netdevs, q)) {
+            continue;
+        }
+        if (!same_device(other ? other : q, q)) {
+            return;
+        }
+        other = q;
+    }
+    netdevs->other = other;
+    netdevs->other_id = netdevs_parse_other(netdevs->info);
+}
+
+const char *netdevs_find(const Netdevs *netdevs, const TapstateQueue *q)
+{
+    const char *id;
 
     if (q->pid != netdevs->pid) {
         return NULL;
     }
-    id = netdevs_parse(netdevs->info, "fd", fd);
-    if (!id && *q->name) {
-        id = netdevs_parse(netdevs->info, "ifname", q->name);
-    }
-    return id ? g_intern_string(id) : NULL;
+    id = find_named(netdevs, q);
+    return id || !netdevs->other || !same_device(netdevs->other, q) ? id :
+                                                            netdevs->other_id;
 }

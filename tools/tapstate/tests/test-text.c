@@ -226,6 +226,50 @@ static void test_netdevs(void)
     }
 }
 
+static void test_netdevs_other(void)
+{
+    static const struct {
+        const char *info, *id;
+    } cases[] = {
+        { "hn0: index=0,type=tap,fd=1\r\n", NULL },
+        { "hn0: index=0,type=tap,fd=1\r\n"
+          " \\ hn1: index=0,type=tap,helper=/h,br=br0\r\n"
+          "hn2: index=0,type=tap,ifname=a,script=,downscript=\r\n"
+          "hn3: index=0,type=user,net=10.0.2.0\r\n", "hn1" },
+        { "hn1: index=0,type=tap,incoming-fds=on\r\n"
+          " \\ hn1: index=1,type=tap,incoming-fds=on\r\n", "hn1" },
+        { "hn1: index=0,type=tap,helper=/h\r\n"
+          "hn2: index=0,type=tap,helper=/h\r\n", NULL },
+    };
+
+    for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *id = netdevs_parse_other(cases[i].info);
+
+        g_assert_cmpstr(id, ==, cases[i].id);
+    }
+}
+
+static void test_netdevs_states(void)
+{
+    static const struct {
+        const char *answer, *id;
+    } cases[] = {
+        { "{\"return\":[{\"id\":\"a\"},{\"id\":\"b\",\"ifname\":\"t0\"}]}",
+          "b" },
+        { "{\"return\":[{\"id\":7,\"ifname\":\"t0\"}]}", NULL },
+        { "{\"return\":[7,null,{\"id\":\"a\",\"ifname\":[]}]}", NULL },
+        { "{\"return\":{}}", NULL },
+        { "{\"error\":{}}", NULL },
+    };
+
+    for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autoptr(JsonNode) node = json_from_string(cases[i].answer, NULL);
+
+        g_assert_cmpstr(netdevs_of_states(json_node_get_object(node), "t0"),
+                        ==, cases[i].id);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -234,6 +278,8 @@ int main(int argc, char **argv)
     g_test_add_func("/text/diff/differ", test_differ);
     g_test_add_func("/text/diff/queue-missing", test_queue_missing);
     g_test_add_func("/text/bpf", test_bpf);
-    g_test_add_func("/text/netdevs", test_netdevs);
+    g_test_add_func("/text/netdevs/named", test_netdevs);
+    g_test_add_func("/text/netdevs/other", test_netdevs_other);
+    g_test_add_func("/text/netdevs/states", test_netdevs_states);
     return g_test_run();
 }
