@@ -519,8 +519,7 @@ class ShowTest(ToolTest):
             self.one_line(message, *args)
         for args in (["show"], ["show", "-x"], ["show", "--fd", "3", "a"],
                      [], ["diff", "a"], ["list", "a"], ["save", "a"],
-                     ["restore", "a"],
-                     ["restore", "--create", "--check", "a", "b"]):
+                     ["restore", "a"]):
             self.fails("\nusage: tapstate ", *args)
 
     def test_nobody_has_it(self):
@@ -683,6 +682,38 @@ class RestoreTest(ToolTest):
         self.assertEqual(state["netdev"], {**old["netdev"], "name": "t7"})
         self.assertEqual(state["queues"][0]["ring_size"], 70)
         self.assertIn("persist", state["iff"]["flags"])
+
+    def test_check_create(self):
+        """Nothing is made here, not even for a moment."""
+        _, saved = self.prepare()
+        self.open("t5")
+        before = socket.if_nametoindex("t5")
+        self.assertEqual(
+            self.ok("restore", "--check", "--create", saved, "t7"),
+            "would make the device, with 3 queues\n")
+        with open(saved, encoding="utf-8") as f:
+            good = json.load(f)
+        bad = self.path("bad.json")
+
+        def edit(**groups):
+            with open(bad, "w", encoding="utf-8") as f:
+                json.dump({**good, **groups}, f)
+
+        edit(steering={"id": 999999, "type": "socket_filter",
+                       "tag": "0123456789abcdef"}, netdev={
+                           **good["netdev"], "mtu": 7})
+        self.assertRegex(
+            self.ok("restore", "--check", "--create", bad, "t7", status=1),
+            r"(?m)^not restored: steering: no access[^\n]*\n"
+            r"not restored: netdev: Invalid argument; set it with 'ip link'\n"
+            "would make the device, with 3 queues$")
+        edit(vnet={**good["vnet"], "hdr_size": 3})
+        self.one_line("queue 0, vnet: Invalid", "restore", "--check",
+                      "--create", bad, "t7")
+        self.one_line("there is a device 't0': check it without --create",
+                      "restore", "--check", "--create", saved, "t0")
+        self.open("t6")
+        self.assertEqual(socket.if_nametoindex("t6"), before + 1)
 
     def test_cannot(self):
         fds, saved = self.prepare()

@@ -3,6 +3,8 @@
  * tapstate save and tapstate restore
  */
 #include <errno.h>
+#include <net/if.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -90,7 +92,8 @@ typedef struct Restore {
     TapstateDevice *now;
     guint64 groups;
     bool create;
-    bool check;
+    bool check; /* of a device that is there */
+    bool trial; /* check of a device to make, which takes making one */
     guint64 left_out; /* groups */
     bool differs; /* in a group that was not left out */
     GPtrArray *rows; /* fields that differ */
@@ -193,9 +196,31 @@ static int finish(Restore *r)
     return r->left_out || r->differs ? STATUS_NO : STATUS_OK;
 }
 
-/* Nobody else has the new device open, so it would end with this process */
-static bool keep_device(int fd, GError **errp)
+/* Make no device but in a network namespace that ends with this process */
+static bool enter_trial(const char *name, GError **errp)
 {
+    if (if_nametoindex(name)) {
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_RESTORE,
+                    "there is a device '%s': check it without --create", name);
+        return false;
+    }
+    if (unshare(CLONE_NEWNET) < 0) {
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_PERMISSION,
+                    "no network namespace to try it in: %s; run as root or "
+                    "with CAP_SYS_ADMIN", g_strerror(errno));
+        return false;
+    }
+    return true;
+}
+
+/* Nobody else has the new device open, so it would end with this process */
+static bool keep_device(const Restore *r, int fd, GError **errp)
+{
+    if (r->trial) {
+        printf("would make the device, with %u queues\n",
+               tapstate_state(r->now)->queues.count);
+        return true;
+    }
     if (ioctl(fd, TUNSETPERSIST, 1) < 0) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_RESTORE,
                     "TUNSETPERSIST: %s; the new device is gone",
@@ -242,12 +267,15 @@ static int run(Restore *r, const char *name)
 {
     unsigned int n = 0;
     GError *err = NULL;
-    int *fds = apply(r, name, &n, &err);
+    int *fds = NULL;
     bool done;
     int status;
 
+    if (!r->trial || enter_trial(name, &err)) {
+        fds = apply(r, name, &n, &err);
+    }
     r->now = fds ? tapstate_get(fds, n, &err) : NULL;
-    done = r->now && (!r->create || keep_device(fds[0], &err));
+    done = r->now && (!r->create || keep_device(r, fds[0], &err));
     tapstate_close(fds, n);
     status = done ? finish(r) : fail(err);
     tapstate_free(r->now);
@@ -280,11 +308,9 @@ int cmd_restore(int argc, char **argv, const char *usage)
     if (argc != 3) {
         return fail_usage("name a file and a device", usage);
     }
-    if (create && check) {
-        return fail_usage("--check needs a device that is there", usage);
-    }
     r.create = create;
-    r.check = check;
+    r.check = check && !create;
+    r.trial = check && create;
     r.want = load_file(argv[1], &err);
     if (!r.want) {
         return fail(err);
