@@ -35,6 +35,7 @@ TUNSETTXFILTER, TUNSETSTEERINGEBPF = 0x400454d1, 0x800454e0
 TUN, TAP, NO_PI, MULTI, VNET = 1, 2, 0x1000, 0x100, 0x4000
 ATTACH, DETACH = 0x200, 0x400
 NOBODY = 65534
+BPF_PROG_TYPE_SOCKET_FILTER, BPF_PROG_TYPE_XDP = 1, 6
 
 # As qemu-bridge-helper: pass a queue through the socket in --fd
 HELPER = """\
@@ -799,6 +800,22 @@ class RestoreTest(ToolTest):
         self.assertEqual(self.ok("restore", by_pin, "t0"), "")
         self.assertEqual(self.state("t0")["steering"]["tag"],
                          state["steering"]["tag"])
+        # A program that was loaded anew, with another tag
+        self.pin(progs[1], f"{bpffs}/second")
+        for name in f"{bpffs}/second", str(self.id_of(progs[1])):
+            fcntl.ioctl(fd, TUNSETSTEERINGEBPF, struct.pack("i", -1))
+            self.assertEqual(self.ok("restore", by_pin, "t0", "--steering",
+                                     name, "--groups", "vnet"), "")
+            self.assertEqual(self.state("t0")["steering"]["name"], "prog2")
+            self.ok("restore", by_pin, "t0", "--filter", name)
+            self.assertEqual(self.state("t0")["filter"]["name"], "prog2")
+        xdp = self.load(1, BPF_PROG_TYPE_XDP)
+        self.fds.append(xdp)
+        for name in (f"{bpffs}/none", str(self.id_of(xdp)), "999999", "0", "x",
+                     "-1", "4294967296"):
+            self.one_line(f"{name} is neither the pin nor the id of a program "
+                          "of type socket_filter", "restore", by_pin, "t0",
+                          f"--filter={name}")
         # Another program at the pin
         fcntl.ioctl(fd, TUNSETSTEERINGEBPF, struct.pack("i", -1))
         os.unlink(f"{bpffs}/first")
@@ -818,13 +835,18 @@ class RestoreTest(ToolTest):
             raise OSError(ctypes.get_errno(), "bpf")
         return result
 
-    def load(self, value):
+    @staticmethod
+    def id_of(fd):
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as f:
+            return int(re.search(r"prog_id:\s*(\d+)", f.read())[1])
+
+    def load(self, value, prog_type=BPF_PROG_TYPE_SOCKET_FILTER):
         insns = ctypes.create_string_buffer(
             struct.pack("<BBhi", 0xb7, 0, 0, value) +
             struct.pack("<BBhi", 0x95, 0, 0, 0))
         text = ctypes.create_string_buffer(b"GPL")
         return self.bpf(5, struct.pack(
-            "IIQQIIQII16s", 1, 2, ctypes.addressof(insns),
+            "IIQQIIQII16s", prog_type, 2, ctypes.addressof(insns),
             ctypes.addressof(text), 0, 0, 0, 0, 0, b"prog%d" % value))
 
     def pin(self, fd, path):

@@ -28,7 +28,8 @@ static const Command commands[] = {
       "compare two states, each a device, PID:FD or a file", cmd_diff },
     { "save", "save DEV|PID:FD -o FILE",
       "write the state of a device to a file", cmd_save },
-    { "restore", "restore [--check] [--create] [--groups G,...] FILE DEV",
+    { "restore", "restore [--check] [--create] [--groups G,...] "
+      "[--steering PIN|ID] [--filter PIN|ID] FILE DEV",
       "give a device the state in a file", cmd_restore },
 };
 

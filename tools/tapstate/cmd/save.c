@@ -282,11 +282,20 @@ static int run(Restore *r, const char *name)
     return status;
 }
 
+static bool use_program(Restore *r, guint64 group, const char *program,
+                        GError **errp)
+{
+    if (program) {
+        r->groups |= group;
+    }
+    return !program || tapstate_use_program(r->want, group, program, errp);
+}
+
 int cmd_restore(int argc, char **argv, const char *usage)
 {
     Restore r = { .groups = TAPSTATE_RESTORED };
     gboolean create = false, check = false;
-    g_autofree char *names = NULL;
+    g_autofree char *names = NULL, *steering = NULL, *filter = NULL;
     const GOptionEntry entries[] = {
         { "create", 0, 0, G_OPTION_ARG_NONE, &create,
           "make the device, which must not be there", NULL },
@@ -294,6 +303,10 @@ int cmd_restore(int argc, char **argv, const char *usage)
           "change nothing: print differences, and reasons to fail", NULL },
         { "groups", 0, 0, G_OPTION_ARG_STRING, &names,
           "restore only these groups", "G,..." },
+        { "steering", 0, 0, G_OPTION_ARG_FILENAME, &steering,
+          "attach this program instead of the saved one", "PIN|ID" },
+        { "filter", 0, 0, G_OPTION_ARG_FILENAME, &filter,
+          "attach this program instead of the saved one", "PIN|ID" },
         G_OPTION_ENTRY_NULL
     };
     GError *err = NULL;
@@ -316,7 +329,9 @@ int cmd_restore(int argc, char **argv, const char *usage)
         return fail(err);
     }
     r.rows = table_new();
-    status = run(&r, argv[2]);
+    status = use_program(&r, TUN_STATE_STEERING, steering, &err) &&
+             use_program(&r, TUN_STATE_FILTER, filter, &err) ?
+             run(&r, argv[2]) : fail(err);
     g_ptr_array_unref(r.rows);
     tapstate_free(r.want);
     return status;

@@ -113,6 +113,77 @@ int tapstate__open_prog(const struct tun_state_prog *prog, const Prog *info,
     return -1;
 }
 
+static int open_named(const char *program)
+{
+    g_autofree char *pin = tapstate__escape(program, strlen(program));
+    guint64 id;
+
+    if (strchr(program, '/')) {
+        return open_pin(pin);
+    }
+    if (g_ascii_string_to_unsigned(program, 10, 1, G_MAXUINT32, &id, NULL)) {
+        return open_id(id);
+    }
+    errno = EINVAL;
+    return -1;
+}
+
+static bool fail_program(const char *program, int err, GError **errp)
+{
+    g_autofree char *shown = tapstate__escape(program, strlen(program));
+
+    if (err == EPERM) {
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_PERMISSION,
+                    "program %s: %s; run as root or with CAP_BPF and "
+                    "CAP_SYS_ADMIN", shown, g_strerror(err));
+    } else {
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_RESTORE,
+                    "%s is neither the pin nor the id of a program of type "
+                    "socket_filter; see 'bpftool prog'", shown);
+    }
+    return false;
+}
+
+/**
+ * tapstate_use_program:
+ * @dev: state to restore
+ * @group: %TUN_STATE_STEERING or %TUN_STATE_FILTER
+ * @program: path of a pinned eBPF program, with a slash, or its id
+ * @errp: return location for an error
+ *
+ * Replaces the program in @dev, for tapstate_set() and tapstate_rebuild(). It
+ * has to stay pinned or attached until then.
+ *
+ * Returns: %true, or %false if there is no such program
+ */
+bool tapstate_use_program(TapstateDevice *dev, uint64_t group,
+                          const char *program, GError **errp)
+{
+    int i = group == TUN_STATE_FILTER, fd = open_named(program), err = errno;
+    struct tun_state_prog *prog = i ? &dev->st.filter : &dev->st.steering;
+    Prog *text = &dev->progs[i];
+    struct bpf_prog_info info;
+    bool ok = fd >= 0 && get_info(fd, &info) &&
+              info.type == BPF_PROG_TYPE_SOCKET_FILTER;
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (!ok) {
+        return fail_program(program, fd < 0 ? err : 0, errp);
+    }
+    *prog = (struct tun_state_prog) { .id = info.id, .type = info.type };
+    memcpy(prog->tag, info.tag, sizeof(prog->tag));
+    g_free(text->name);
+    g_free(text->pin);
+    text->name = *info.name ? tapstate__escape(info.name, sizeof(info.name)) :
+                              NULL;
+    text->pin = strchr(program, '/') ?
+                tapstate__escape(program, strlen(program)) : NULL;
+    dev->st.mask |= group;
+    return true;
+}
+
 /* nftw() passes nothing to its function */
 static __thread TapstateDevice *pin_device;
 

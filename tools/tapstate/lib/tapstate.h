@@ -59,6 +59,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(TapstateDevice, tapstate_free)
 
 const struct tun_state *tapstate_state(const TapstateDevice *dev);
 void tapstate_find_pins(TapstateDevice *dev);
+bool tapstate_use_program(TapstateDevice *dev, uint64_t group,
+                          const char *program, GError **errp);
 
 /**
  * TAPSTATE_FORMAT:
