@@ -18,12 +18,13 @@ import tempfile
 from tap_output import Tap
 
 STUB = "tap-local-stub"
-FILES = ("tap-kstate", "tap-local", "tap-pending", "tap-restore", "tap-stream")
+FILES = ("tap-kstate", "tap-local", "tap-pending", "tap-restore", "tap-shared",
+         "tap-stream")
 # Files that other systems compile, too, and that call the hand-over
 CALLERS = ("tap",)
 # Options of -netdev tap, which QEMU refuses if they are unknown
 OPTIONS = ("cpr", "incoming-fds", "kernel-state", "local-migration-supported",
-           "x-permit-local-migration")
+           "shared-fds", "x-permit-local-migration")
 
 
 def symbols(path, kinds):

@@ -150,10 +150,14 @@ class Testbed:
                    "local-migration-supported=on")
         return options + ",vhost=on" if self.vhost else options
 
-    def vm(self, netdev, *more, binary="qemu-system-x86_64"):
+    def updatable(self, *args):
+        """Return a guest for "tapstate update": its sockets are in /dev/shm."""
+        return qemu_vm.UpdatableVm(*args, run_dir=self.directory)
+
+    def vm(self, netdev, *more, binary="qemu-system-x86_64", kind=qemu_vm.Vm):
         self.count += 1
         queues = self.queues
-        vm = qemu_vm.Vm(f"qemu{self.count}", [
+        vm = kind(f"qemu{self.count}", [
             "-machine", "pc,memory-backend=mem", "-accel",
             os.environ.get("LAB_GUEST_ACCEL", "tcg"), "-m", f"{MEMORY}M",
             "-object", f"memory-backend-file,id=mem,size={MEMORY}M,"
@@ -190,10 +194,11 @@ class Testbed:
         run("ip", "neigh", "replace", GUEST, "lladdr", GUEST_MAC, "nud",
             "permanent", "dev", DEV)
 
-    def start_guest(self, options=""):
+    def start_guest(self, options="", *more, **kinds):
         """Return a QEMU whose guest is up; OPTIONS go to its netdev."""
         vm = self.vm(self.options() +
-                     f",ifname={DEV},script=,downscript={options}")
+                     f",ifname={DEV},script=,downscript={options}", *more,
+                     **kinds)
         vm.wait_console("tapstate-agent: ready", 300)
         self.reports_state = subprocess.run(
             ["tapstate", "show", DEV], stdout=subprocess.DEVNULL,
@@ -201,10 +206,10 @@ class Testbed:
         self.traffic = Traffic(HOST, GUEST, self.rate)
         return vm
 
-    def boot(self):
+    def boot(self, **kinds):
         """Return a QEMU whose guest is up and has traffic."""
         self.make_tap()
-        vm = self.start_guest()
+        vm = self.start_guest(**kinds)
         self.stream = Stream(GUEST)
         self.traffic.start()
         self.stream.start()

@@ -185,7 +185,7 @@ int cmd_list(int argc, char **argv, const char *usage)
         return fail(err);
     }
     for (n = 0; n < sockets->len; n++) {
-        netdevs_match(sockets->pdata[n], queues);
+        netdevs_match(sockets->pdata[n], 0, queues);
     }
     for (n = 0; queues[n]; n++) {
     }

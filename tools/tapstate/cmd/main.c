@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * tapstate: see, compare, save and restore the state of tun/tap devices
+ * tapstate: see, compare, save and restore the state of tun/tap devices, and
+ * replace the QEMU of running guests
  */
 #include <errno.h>
 #include <locale.h>
@@ -31,6 +32,12 @@ static const Command commands[] = {
     { "restore", "restore [--check] [--create] [--groups G,...] "
       "[--steering PIN|ID] [--filter PIN|ID] FILE DEV",
       "give a device the state in a file", cmd_restore },
+    { "check", "check [-j] [--qmp SOCKET | --pid PID] [--qemu BINARY]",
+      "find out if a live update will work", cmd_check },
+    { "update", "update [-n] [-j|-q] [--qemu BINARY] [--timeout SECONDS] "
+      "[--target-arg OLD=NEW]... --qmp SOCKET [--pid PID] | --all DIR|PATTERN "
+      "[--parallel N] [--keep-going] | --resume --qmp SOCKET",
+      "replace the QEMU of a running guest", cmd_update },
 };
 
 char *printable(const char *text, bool backslash)
@@ -182,7 +189,7 @@ TapstateDevice *load_source(const char *source, GError **errp)
 static void help(void)
 {
     puts("tapstate - see, compare, save and restore the state of tun/tap "
-         "devices\n\nusage:");
+         "devices,\nand replace the QEMU of running guests\n\nusage:");
     for (guint i = 0; i < G_N_ELEMENTS(commands); i++) {
         printf("  tapstate %s\n      %s\n", commands[i].usage,
                commands[i].summary);
@@ -190,7 +197,8 @@ static void help(void)
     puts("  tapstate --help | --version\n"
          "\n"
          "'tapstate COMMAND --help' lists the options of a command.\n"
-         "Exit status: 0 done, 1 differs or not all restored, 2 error.\n"
+         "Exit status: 0 done; 1 differs, not all restored, not ready or not "
+         "updated;\n2 error; 3 the guest does not run.\n"
          "See tapstate(8).");
 }
 

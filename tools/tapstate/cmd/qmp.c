@@ -1,128 +1,168 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Ask a QEMU for the ids of its netdevs, by QMP
+ * A client of QMP
+ *
+ * The server need not be QEMU, and QEMU may hang: each answer has a deadline
+ * and a largest size.
  */
+#include <errno.h>
 #include <string.h>
-#include <gio/gio.h>
+#include <unistd.h>
 #include <gio/gunixsocketaddress.h>
 
-#include "command.h"
+#include "qmp.h"
 
-#define TIMEOUT 5 /* seconds, for all answers together */
+#define GREETING_TIMEOUT 5 /* seconds */
+#define ANSWER_TIMEOUT 60
 #define MAX_LINE (4 << 20)
+#define MAX_EVENTS 10000
 
-struct Netdevs {
-    int pid;
-    char *info; /* of "info network" */
-    JsonObject *states; /* answer of query-tap-state; stock QEMU has none */
-    const TapstateQueue *other; /* a queue of the device that is left, */
-    char *other_id; /* and its netdev */
-};
-
-/* Connection to a server that need not be QMP */
-typedef struct Server {
+struct Qmp {
+    char *path;
     GSocket *socket;
     gint64 deadline;
     GString *text; /* received, and not read yet */
-} Server;
+    GQueue events;
+    bool closed;
+    int pid;
+};
 
-void netdevs_free(Netdevs *netdevs)
+G_DEFINE_QUARK(tapstate-qmp-error-quark, qmp_error)
+
+void qmp_close(Qmp *qmp)
 {
-    if (netdevs->states) {
-        json_object_unref(netdevs->states);
-    }
-    g_free(netdevs->info);
-    g_free(netdevs->other_id);
-    g_free(netdevs);
+    g_clear_object(&qmp->socket);
+    g_queue_clear_full(&qmp->events, (GDestroyNotify)json_object_unref);
+    g_string_free(qmp->text, true);
+    g_free(qmp->path);
+    g_free(qmp);
 }
 
-static void fail_qmp(GError **errp, const char *path, const GError *why)
+int qmp_pid(const Qmp *qmp)
 {
-    bool late = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_TIMED_OUT) ||
-                g_error_matches(why, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK);
-
-    g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM, "%s: %s; %s", path,
-                late ? "no answer of a QMP server" :
-                why ? why->message : "not a QMP server",
-                late ? "another client may be connected: disconnect it, or use "
-                       "another -qmp socket" :
-                "use the socket of QEMU's option -qmp");
+    return qmp->pid;
 }
 
-static bool receive(Server *server, GError **errp)
+int qmp_fd(const Qmp *qmp)
 {
-    gint64 left = server->deadline - g_get_monotonic_time();
-    char buffer[4096];
+    return g_socket_get_fd(qmp->socket);
+}
+
+bool qmp_is_closed(const Qmp *qmp)
+{
+    return qmp->closed;
+}
+
+static void set_timeout(Qmp *qmp, int seconds)
+{
+    qmp->deadline = g_get_monotonic_time() + seconds * G_USEC_PER_SEC;
+}
+
+/* Return false without an error at the end */
+static bool receive(Qmp *qmp, GError **errp)
+{
+    gint64 left = MAX(qmp->deadline - g_get_monotonic_time(), 0);
+    char buffer[65536];
     gssize n;
 
-    if (left <= 0) {
-        g_set_error(errp, G_IO_ERROR, G_IO_ERROR_TIMED_OUT, "no answer");
-        return false;
-    }
-    if (!g_socket_condition_timed_wait(server->socket, G_IO_IN, left, NULL,
+    if (!g_socket_condition_timed_wait(qmp->socket, G_IO_IN, left, NULL,
                                        errp)) {
         return false;
     }
-    n = g_socket_receive(server->socket, buffer, sizeof(buffer), NULL, errp);
-    if (n > 0) {
-        g_string_append_len(server->text, buffer, n);
+    n = g_socket_receive(qmp->socket, buffer, sizeof(buffer), NULL, errp);
+    if (n <= 0) {
+        qmp->closed = true;
+        return false;
     }
-    return n > 0;
+    g_string_append_len(qmp->text, buffer, n);
+    return true;
 }
 
-/* Return NULL without an error at the end, and for a line that is too long */
-static char *read_line(Server *server, GError **errp)
+/* Return a line that has been received as a whole, or NULL */
+static char *take_line(Qmp *qmp)
 {
-    const char *end;
-    gsize searched = 0, len;
+    const char *end = memchr(qmp->text->str, '\n', qmp->text->len);
     char *line;
+    gsize len;
 
-    while (!(end = memchr(server->text->str + searched, '\n',
-                          server->text->len - searched))) {
-        searched = server->text->len;
-        if (searched > MAX_LINE || !receive(server, errp)) {
-            return NULL;
-        }
+    if (!end) {
+        return NULL;
     }
-    len = end - server->text->str;
-    line = g_strndup(server->text->str, len);
-    g_string_erase(server->text, 0, len + 1);
+    len = end - qmp->text->str;
+    line = g_strndup(qmp->text->str, len);
+    g_string_erase(qmp->text, 0, len + 1);
     return line;
 }
 
-/* Skip events; return NULL for all that is not QMP */
-static JsonObject *read_answer(Server *server, const char *member,
-                               GError **errp)
+/* Return NULL without an error at the end, and for a line that is too long */
+static char *read_line(Qmp *qmp, GError **errp)
 {
     for (;;) {
-        g_autofree char *line = read_line(server, errp);
-        g_autoptr(JsonNode) node = line ? json_from_string(line, NULL) : NULL;
-        JsonObject *answer;
+        char *line = take_line(qmp);
 
-        if (!node || !JSON_NODE_HOLDS_OBJECT(node)) {
-            return NULL;
+        if (line) {
+            return line;
         }
-        answer = json_node_get_object(node);
-        if (json_object_has_member(answer, member) ||
-            json_object_has_member(answer, "error")) {
-            return json_object_ref(answer);
-        }
-        if (!json_object_has_member(answer, "event")) {
+        if (qmp->text->len > MAX_LINE || !receive(qmp, errp)) {
             return NULL;
         }
     }
 }
 
-/* The answer may be an error */
-static JsonObject *command(Server *server, const char *text, GError **errp)
+static JsonObject *parse_line(const char *line)
 {
-    gssize len = strlen(text);
+    g_autoptr(JsonNode) node = json_from_string(line, NULL);
 
-    return g_socket_send(server->socket, text, len, NULL, errp) == len ?
-           read_answer(server, "return", errp) : NULL;
+    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_dup_object(node) :
+                                                  NULL;
 }
 
-static const char *string_member(JsonObject *from, const char *member)
+static bool keep_event(Qmp *qmp, JsonObject *message)
+{
+    if (!json_object_has_member(message, "event") ||
+        g_queue_get_length(&qmp->events) > MAX_EVENTS) {
+        return false;
+    }
+    g_queue_push_tail(&qmp->events, json_object_ref(message));
+    return true;
+}
+
+/* Return NULL for all that is not QMP */
+static JsonObject *read_message(Qmp *qmp, const char *member, GError **errp)
+{
+    for (;;) {
+        g_autofree char *line = read_line(qmp, errp);
+        g_autoptr(JsonObject) message = line ? parse_line(line) : NULL;
+
+        if (message && (json_object_has_member(message, member) ||
+                        json_object_has_member(message, "error"))) {
+            return g_steal_pointer(&message);
+        }
+        if (!message || !keep_event(qmp, message)) {
+            return NULL;
+        }
+    }
+}
+
+JsonObject *qmp_next_event(Qmp *qmp)
+{
+    g_autofree char *line = NULL;
+
+    qmp->deadline = 0;
+    while (!qmp->closed && qmp->text->len <= MAX_LINE && receive(qmp, NULL)) {
+    }
+    while ((line = take_line(qmp))) {
+        g_autoptr(JsonObject) message = parse_line(line);
+
+        if (message) {
+            keep_event(qmp, message);
+        }
+        g_clear_pointer(&line, g_free);
+    }
+    return g_queue_pop_head(&qmp->events);
+}
+
+const char *member_string(JsonObject *from, const char *member)
 {
     JsonNode *node = json_object_get_member(from, member);
 
@@ -130,170 +170,200 @@ static const char *string_member(JsonObject *from, const char *member)
                                                  NULL;
 }
 
-/* Ask for the netdevs, and where QEMU is patched, for their devices */
-static bool ask(Server *server, Netdevs *netdevs, GError **errp)
+JsonObject *member_object(JsonObject *from, const char *member)
 {
-    g_autoptr(JsonObject) greeting = NULL, ready = NULL, info = NULL;
+    JsonNode *node = json_object_get_member(from, member);
 
-    greeting = read_answer(server, "QMP", errp);
-    ready = greeting ? command(server, "{'execute': 'qmp_capabilities'}\n",
-                               errp) : NULL;
-    info = ready ? command(server,
-                           "{'execute': 'human-monitor-command', "
-                           "'arguments': {'command-line': 'info network'}}\n",
-                           errp) : NULL;
-    netdevs->info = g_strdup(info ? string_member(info, "return") : NULL);
-    netdevs->states = netdevs->info ?
-                      command(server, "{'execute': 'query-tap-state'}\n",
-                              errp) : NULL;
-    return netdevs->states;
+    return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) :
+                                                  NULL;
 }
 
-Netdevs *netdevs_read(const char *path, GError **errp)
+gint64 member_int(JsonObject *from, const char *member)
+{
+    JsonNode *node = json_object_get_member(from, member);
+
+    return node && JSON_NODE_HOLDS_VALUE(node) ? json_node_get_int(node) : 0;
+}
+
+bool member_bool(JsonObject *from, const char *member)
+{
+    JsonNode *node = json_object_get_member(from, member);
+
+    return node && JSON_NODE_HOLDS_VALUE(node) && json_node_get_boolean(node);
+}
+
+JsonObject *array_object(JsonArray *array, guint i)
+{
+    JsonNode *node = json_array_get_element(array, i);
+
+    return JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+}
+
+static void fail_connection(const Qmp *qmp, GError **errp, const GError *why)
+{
+    bool late = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_TIMED_OUT) ||
+                g_error_matches(why, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK);
+
+    g_set_error(errp, QMP_ERROR, QMP_ERROR_CONNECTION, "%s: %s; %s", qmp->path,
+                late ? "no answer of a QMP server" :
+                why ? why->message : "not a QMP server",
+                late ? "another client may be connected: disconnect it, or use "
+                       "another -qmp socket" :
+                "use the socket of QEMU's option -qmp");
+}
+
+static bool send_command(Qmp *qmp, const char *command, JsonObject *args,
+                         GError **errp)
+{
+    g_autoptr(JsonObject) object = json_object_new();
+    g_autoptr(JsonNode) node = json_node_init_object(json_node_alloc(), object);
+    g_autofree char *text = NULL, *line = NULL;
+    gsize len, sent = 0;
+
+    json_object_set_string_member(object, "execute", command);
+    if (args) {
+        json_object_set_object_member(object, "arguments", args);
+    }
+    text = json_to_string(node, false);
+    line = g_strconcat(text, "\n", NULL);
+    len = strlen(line);
+    while (sent < len) {
+        gssize n = g_socket_send(qmp->socket, line + sent, len - sent, NULL,
+                                 errp);
+
+        if (n <= 0) {
+            qmp->closed = true;
+            return false;
+        }
+        sent += n;
+    }
+    return true;
+}
+
+JsonNode *qmp_run(Qmp *qmp, const char *command, JsonObject *args,
+                  GError **errp)
+{
+    g_autoptr(JsonObject) answer = NULL;
+    g_autoptr(GError) err = NULL;
+    JsonObject *error;
+
+    set_timeout(qmp, ANSWER_TIMEOUT);
+    if (send_command(qmp, command, args, &err)) {
+        answer = read_message(qmp, "return", &err);
+    }
+    if (!answer && qmp->closed) {
+        g_set_error(errp, QMP_ERROR, QMP_ERROR_CONNECTION,
+                    "%s: QEMU has closed the connection", qmp->path);
+        return NULL;
+    }
+    if (!answer) {
+        fail_connection(qmp, errp, err);
+        return NULL;
+    }
+    error = member_object(answer, "error");
+    if (error) {
+        const char *desc = member_string(error, "desc");
+
+        g_set_error(errp, QMP_ERROR, QMP_ERROR_ANSWER, "%s: %s", command,
+                    desc ? desc : "failed");
+        return NULL;
+    }
+    return json_node_copy(json_object_get_member(answer, "return"));
+}
+
+bool qmp_do(Qmp *qmp, const char *command, JsonObject *args, GError **errp)
+{
+    g_autoptr(JsonNode) node = qmp_run(qmp, command, args, errp);
+
+    return node;
+}
+
+static bool check_type(bool right, const char *command, GError **errp)
+{
+    if (!right) {
+        g_set_error(errp, QMP_ERROR, QMP_ERROR_ANSWER,
+                    "%s: the answer has another type", command);
+    }
+    return right;
+}
+
+JsonObject *qmp_query(Qmp *qmp, const char *command, JsonObject *args,
+                      GError **errp)
+{
+    g_autoptr(JsonNode) node = qmp_run(qmp, command, args, errp);
+
+    return node && check_type(JSON_NODE_HOLDS_OBJECT(node), command, errp) ?
+           json_node_dup_object(node) : NULL;
+}
+
+JsonArray *qmp_list(Qmp *qmp, const char *command, JsonObject *args,
+                    GError **errp)
+{
+    g_autoptr(JsonNode) node = qmp_run(qmp, command, args, errp);
+
+    return node && check_type(JSON_NODE_HOLDS_ARRAY(node), command, errp) ?
+           json_node_dup_array(node) : NULL;
+}
+
+/* The whole greeting has one deadline, the answers after it each their own */
+static bool greet(Qmp *qmp, GError **errp)
+{
+    g_autoptr(JsonObject) greeting = NULL, ready = NULL;
+    g_autoptr(GError) err = NULL;
+
+    set_timeout(qmp, GREETING_TIMEOUT);
+    greeting = read_message(qmp, "QMP", &err);
+    if (greeting && send_command(qmp, "qmp_capabilities", NULL, &err)) {
+        ready = read_message(qmp, "return", &err);
+    }
+    if (!ready || json_object_has_member(ready, "error")) {
+        fail_connection(qmp, errp, err);
+        return false;
+    }
+    return true;
+}
+
+static Qmp *qmp_new(const char *path)
+{
+    Qmp *qmp = g_new0(Qmp, 1);
+
+    qmp->path = g_strdup(path);
+    qmp->text = g_string_new(NULL);
+    g_queue_init(&qmp->events);
+    return qmp;
+}
+
+Qmp *qmp_open_fd(int fd, const char *name, GError **errp)
+{
+    g_autoptr(Qmp) qmp = qmp_new(name);
+
+    qmp->socket = g_socket_new_from_fd(fd, errp);
+    if (!qmp->socket) {
+        close(fd);
+        return NULL;
+    }
+    return greet(qmp, errp) ? g_steal_pointer(&qmp) : NULL;
+}
+
+Qmp *qmp_open(const char *path, GError **errp)
 {
     g_autoptr(GSocketClient) client = g_socket_client_new();
     g_autoptr(GSocketAddress) address = g_unix_socket_address_new(path);
     g_autoptr(GSocketConnection) connection = NULL;
     g_autoptr(GCredentials) peer = NULL;
     g_autoptr(GError) err = NULL;
-    Netdevs *netdevs = g_new0(Netdevs, 1);
-    Server server = {
-        .deadline = g_get_monotonic_time() + TIMEOUT * G_USEC_PER_SEC,
-    };
-    bool ok;
+    g_autoptr(Qmp) qmp = qmp_new(path);
 
-    g_socket_client_set_timeout(client, TIMEOUT);
+    g_socket_client_set_timeout(client, GREETING_TIMEOUT);
     connection = g_socket_client_connect(client, G_SOCKET_CONNECTABLE(address),
                                          NULL, &err);
-    server.socket = connection ? g_socket_connection_get_socket(connection) :
-                                 NULL;
-    server.text = g_string_new(NULL);
-    ok = connection && ask(&server, netdevs, &err);
-    g_string_free(server.text, true);
-    if (!ok) {
-        fail_qmp(errp, path, err);
-        netdevs_free(netdevs);
+    if (!connection) {
+        fail_connection(qmp, errp, err);
         return NULL;
     }
-    peer = g_socket_get_credentials(server.socket, NULL);
-    netdevs->pid = peer ? g_credentials_get_unix_pid(peer, NULL) : 0;
-    return netdevs;
-}
-
-/* Return the id in a line like " \ hn0: index=0,type=tap,ifname=tap0,..." */
-char *netdevs_parse(const char *info, const char *key, const char *value)
-{
-    g_auto(GStrv) lines = g_strsplit_set(info, "\r\n", -1);
-    g_autofree char *wanted = g_strdup_printf(",%s=%s,", key, value);
-
-    for (char **l = lines; *l; l++) {
-        const char *type = strstr(*l, ": index=");
-        g_autofree char *args = type ? g_strdup_printf("%s,", type) : NULL;
-        const char *id = *l + strspn(*l, " \\");
-
-        if (args && strstr(args, ",type=tap,") && strstr(args, wanted)) {
-            return g_strndup(id, type - id);
-        }
-    }
-    return NULL;
-}
-
-/* Return the id of the only tap that names neither device nor descriptor */
-char *netdevs_parse_other(const char *info)
-{
-    g_auto(GStrv) lines = g_strsplit_set(info, "\r\n", -1);
-    g_autofree char *found = NULL;
-
-    for (char **l = lines; *l; l++) {
-        const char *type = strstr(*l, ": index=");
-        const char *id = *l + strspn(*l, " \\");
-
-        if (!type || !strstr(type, ",type=tap,") ||
-            strstr(type, ",ifname=") || strstr(type, ",fd=")) {
-            continue;
-        }
-        (*l)[type - *l] = 0;
-        if (found && strcmp(found, id)) {
-            return NULL;
-        }
-        g_free(found);
-        found = g_strdup(id);
-    }
-    return g_steal_pointer(&found);
-}
-
-/* Return the id in an answer of query-tap-state */
-const char *netdevs_of_states(JsonObject *answer, const char *name)
-{
-    JsonNode *node = json_object_get_member(answer, "return");
-    JsonArray *array = node && JSON_NODE_HOLDS_ARRAY(node) ?
-                       json_node_get_array(node) : NULL;
-
-    for (guint i = 0; array && i < json_array_get_length(array); i++) {
-        JsonNode *state = json_array_get_element(array, i);
-
-        if (JSON_NODE_HOLDS_OBJECT(state)) {
-            JsonObject *tap = json_node_get_object(state);
-
-            if (!g_strcmp0(string_member(tap, "ifname"), name)) {
-                return string_member(tap, "id");
-            }
-        }
-    }
-    return NULL;
-}
-
-static const char *find_named(const Netdevs *netdevs, const TapstateQueue *q)
-{
-    g_autofree char *fd = g_strdup_printf("%d", q->fd);
-    g_autofree char *id = netdevs_parse(netdevs->info, "fd", fd);
-    const char *state = *q->name ?
-                        netdevs_of_states(netdevs->states, q->name) : NULL;
-
-    if (!id && *q->name) {
-        id = state ? g_strdup(state) :
-                     netdevs_parse(netdevs->info, "ifname", q->name);
-    }
-    return id ? g_intern_string(id) : NULL;
-}
-
-static bool same_device(const TapstateQueue *a, const TapstateQueue *b)
-{
-    return *a->name && a->netns == b->netns && a->ifindex == b->ifindex &&
-           !strcmp(a->name, b->name);
-}
-
-/*
- * If only one device and only one netdev are left, they belong together. QEMU
- * does not say which device a helper has opened.
- */
-void netdevs_match(Netdevs *netdevs, TapstateQueue *const *queues)
-{
-    const TapstateQueue *other = NULL;
-
-    for (; *queues; queues++) {
-        const TapstateQueue *q = *queues;
-
-        if (q->pid != netdevs->pid || find_named(netdevs, q)) {
-            continue;
-        }
-        if (!same_device(other ? other : q, q)) {
-            return;
-        }
-        other = q;
-    }
-    netdevs->other = other;
-    netdevs->other_id = netdevs_parse_other(netdevs->info);
-}
-
-const char *netdevs_find(const Netdevs *netdevs, const TapstateQueue *q)
-{
-    const char *id;
-
-    if (q->pid != netdevs->pid) {
-        return NULL;
-    }
-    id = find_named(netdevs, q);
-    return id || !netdevs->other || !same_device(netdevs->other, q) ? id :
-                                                            netdevs->other_id;
+    qmp->socket = g_object_ref(g_socket_connection_get_socket(connection));
+    g_socket_set_timeout(qmp->socket, 0);
+    peer = g_socket_get_credentials(qmp->socket, NULL);
+    qmp->pid = peer ? g_credentials_get_unix_pid(peer, NULL) : 0;
+    return greet(qmp, errp) ? g_steal_pointer(&qmp) : NULL;
 }

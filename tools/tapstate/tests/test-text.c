@@ -254,18 +254,16 @@ static void test_netdevs_states(void)
     static const struct {
         const char *answer, *id;
     } cases[] = {
-        { "{\"return\":[{\"id\":\"a\"},{\"id\":\"b\",\"ifname\":\"t0\"}]}",
-          "b" },
-        { "{\"return\":[{\"id\":7,\"ifname\":\"t0\"}]}", NULL },
-        { "{\"return\":[7,null,{\"id\":\"a\",\"ifname\":[]}]}", NULL },
-        { "{\"return\":{}}", NULL },
-        { "{\"error\":{}}", NULL },
+        { "[{\"id\":\"a\"},{\"id\":\"b\",\"ifname\":\"t0\"}]", "b" },
+        { "[{\"id\":7,\"ifname\":\"t0\"}]", NULL },
+        { "[7,null,{\"id\":\"a\",\"ifname\":[]}]", NULL },
+        { "[]", NULL },
     };
 
     for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
         g_autoptr(JsonNode) node = json_from_string(cases[i].answer, NULL);
 
-        g_assert_cmpstr(netdevs_of_states(json_node_get_object(node), "t0"),
+        g_assert_cmpstr(netdevs_of_states(json_node_get_array(node), "t0"),
                         ==, cases[i].id);
     }
 }

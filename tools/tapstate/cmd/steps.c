@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Steps of a live update
+ *
+ * Until the target runs the guest, each failure ends the target and leaves the
+ * guest to the source. From then on, each step only tidies up.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "update.h"
+
+#define END_SECONDS 30
+
+volatile int update_interrupted;
+
+static void interrupt(int number)
+{
+    (void)number;
+    update_interrupted = 1;
+}
+
+void update_catch_signals(void)
+{
+    struct sigaction action = { .sa_handler = interrupt };
+
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+}
+
+void update_say(const Update *u, const char *format, ...)
+{
+    va_list ap;
+
+    if (u->json || u->quiet) {
+        return;
+    }
+    if (isatty(STDOUT_FILENO)) {
+        fputs("\r\033[K", stdout);
+    }
+    va_start(ap, format);
+    vprintf(format, ap);
+    va_end(ap);
+    putchar('\n');
+    fflush(stdout);
+}
+
+void update_clear(Update *u)
+{
+    g_clear_pointer(&u->migration.source, qmp_close);
+    g_clear_pointer(&u->migration.target, qmp_close);
+    migration_clear(&u->migration);
+    settings_clear(&u->former);
+    g_clear_pointer(&u->source, process_free);
+    g_clear_pointer(&u->target, process_free);
+    g_clear_pointer(&u->journal, journal_free);
+    g_clear_pointer(&u->before, g_ptr_array_unref);
+}
+
+/* The path of a socket is too long for connect() with a directory ahead */
+Qmp *update_connect(const Process *place, const char *path, GError **errp)
+{
+    g_autofree char *there = process_path(place, path);
+    g_autofree char *self = NULL;
+    int fd = open(there, O_PATH | O_CLOEXEC);
+    Qmp *qmp;
+
+    if (fd < 0) {
+        g_set_error(errp, QMP_ERROR, QMP_ERROR_CONNECTION, "%s: %s", path,
+                    g_strerror(errno));
+        return NULL;
+    }
+    self = g_strdup_printf("/proc/self/fd/%d", fd);
+    qmp = qmp_open(self, errp);
+    close(fd);
+    return qmp;
+}
+
+bool update_migrate(Update *u, GError **errp)
+{
+    Migration *m = &u->migration;
+
+    u->journal->phase = PHASE_MIGRATE;
+    if (!journal_write(u->journal, errp)) {
+        return false;
+    }
+    summary_before(u);
+    return migration_start(m, u->journal->channel, errp) &&
+           migration_wait(m, u->timeout, &update_interrupted, errp);
+}
+
+static void take_downtime(Update *u)
+{
+    g_autoptr(JsonObject) event = NULL;
+
+    u->downtime = -1;
+    while ((event = qmp_next_event(u->migration.target))) {
+        if (!g_strcmp0(member_string(event, "event"), "RESUME") &&
+            u->migration.stop) {
+            u->downtime = event_time(event) - u->migration.stop;
+        }
+        g_clear_pointer(&event, json_object_unref);
+    }
+}
+
+/* Write to the journal first: from then on the source must not run the guest */
+bool update_run(Update *u, GError **errp)
+{
+    u->journal->phase = PHASE_RUN;
+    if (!journal_write(u->journal, errp)) {
+        u->journal->phase = PHASE_MIGRATE;
+        return false;
+    }
+    if (!qmp_do(u->migration.target, "cont", NULL, errp)) {
+        if (!qmp_is_closed(u->migration.target)) {
+            u->journal->phase = PHASE_MIGRATE;
+        }
+        return false;
+    }
+    take_downtime(u);
+    return true;
+}
+
+static void remove_path(const Update *u, const char *path)
+{
+    g_autofree char *there = process_path(u->place, path);
+
+    unlink(there);
+}
+
+static void end_target(Update *u)
+{
+    Migration *m = &u->migration;
+
+    if (m->target && !qmp_is_closed(m->target)) {
+        qmp_do(m->target, "quit", NULL, NULL);
+    }
+    if (u->target && !process_wait(u->target, m->target ? END_SECONDS : 0)) {
+        process_kill(u->target, SIGKILL);
+        process_wait(u->target, END_SECONDS);
+    }
+}
+
+/* Wait until the source has resumed by itself, or resume it */
+static bool resume_source(Update *u, GError **errp)
+{
+    Qmp *qmp = u->migration.source;
+    g_autoptr(JsonObject) status = NULL;
+
+    migration_cancel(&u->migration);
+    status = qmp_query(qmp, "query-status", NULL, errp);
+    if (!status) {
+        return false;
+    }
+    return member_bool(status, "running") || qmp_do(qmp, "cont", NULL, errp);
+}
+
+bool update_roll_back(Update *u, GError **errp)
+{
+    Migration *m = &u->migration;
+    bool ok;
+
+    if (m->source && !qmp_is_closed(m->source)) {
+        /* It may send right now: let it not wait for a target that is gone. */
+        qmp_do(m->source, "migrate_cancel", NULL, NULL);
+    }
+    end_target(u);
+    ok = resume_source(u, errp);
+    settings_restore(m->source, &u->journal->former);
+    for (guint i = 0; i < u->journal->moves->len; i++) {
+        remove_path(u, ((Move *)u->journal->moves->pdata[i])->from);
+    }
+    remove_path(u, u->journal->channel);
+    if (ok) {
+        journal_remove(u->journal);
+    }
+    return ok;
+}
+
+/* The source removes its files when it ends: keep another link to the new one */
+static void publish(const Update *u, const Move *move)
+{
+    g_autofree char *from = process_path(u->place, move->from);
+    g_autofree char *to = process_path(u->place, move->to);
+    g_autofree char *link_path = g_strconcat(from, ".link", NULL);
+
+    unlink(link_path);
+    if (link(from, link_path) == 0) {
+        rename(link_path, to);
+        /* rename() leaves both names of a file that has moved before. */
+        unlink(link_path);
+    }
+}
+
+static void settle(const Update *u, const Move *move)
+{
+    g_autofree char *from = process_path(u->place, move->from);
+    g_autofree char *to = process_path(u->place, move->to);
+
+    /* Not every file system has links. */
+    if (link(from, to) < 0 && errno != EEXIST) {
+        rename(from, to);
+        return;
+    }
+    unlink(from);
+}
+
+static void end_source(Update *u)
+{
+    Migration *m = &u->migration;
+
+    if (u->journal->kill_source) {
+        process_kill(u->source, SIGKILL);
+    } else if (m->source && !qmp_is_closed(m->source)) {
+        qmp_do(m->source, "quit", NULL, NULL);
+    } else {
+        process_kill(u->source, SIGTERM);
+    }
+    if (!process_wait(u->source, END_SECONDS)) {
+        process_kill(u->source, SIGKILL);
+        process_wait(u->source, END_SECONDS);
+    }
+}
+
+void update_finish(Update *u)
+{
+    GPtrArray *moves = u->journal->moves;
+
+    for (guint i = 0; i < moves->len; i++) {
+        publish(u, moves->pdata[i]);
+    }
+    if (u->source) {
+        end_source(u);
+    }
+    for (guint i = 0; i < moves->len; i++) {
+        settle(u, moves->pdata[i]);
+    }
+    remove_path(u, u->journal->channel);
+    settings_restore(u->migration.target, u->former.capabilities ? &u->former :
+                     &u->journal->former);
+    journal_remove(u->journal);
+}
