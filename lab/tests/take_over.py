@@ -29,6 +29,7 @@ from traffic import Traffic, link
 
 STOCK = "qemu-system-x86_64-stock"
 BRIDGE, SECOND = "br0", "tap1"
+QUEUE_LENGTH = "10000"
 
 
 class Round(Testbed):
@@ -47,6 +48,8 @@ class Round(Testbed):
         # The bridge takes over the TAP's address.
         run("ip", "link", "add", BRIDGE, "address", link(DEV).mac, "type", "bridge")
         run("ip", "addr", "flush", "dev", DEV)
+        # Count packets that QEMU drops, not those that find the queue full.
+        run("ip", "link", "set", DEV, "txqueuelen", QUEUE_LENGTH)
         run("ip", "link", "set", DEV, "master", BRIDGE)
         run("ip", "addr", "add", f"{HOST}/{PREFIX}", "dev", BRIDGE)
         run("ip", "link", "set", BRIDGE, "up")
@@ -121,7 +124,8 @@ class Round(Testbed):
         """Move the guest to another QEMU on another TAP."""
         run("ip", "tuntap", "add", "dev", SECOND, "mode", "tap", "vnet_hdr",
             *(["multi_queue"] if self.queues > 1 else []))
-        run("ip", "link", "set", SECOND, "mtu", "1400", "up")
+        run("ip", "link", "set", SECOND, "txqueuelen", QUEUE_LENGTH, "mtu", "1400",
+            "up")
         target = self.target(self.stock_options(SECOND))
         self.migrate(source, target)
         run("ip", "link", "set", DEV, "nomaster")
