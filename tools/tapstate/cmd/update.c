@@ -9,37 +9,21 @@
 #include <string.h>
 #include <unistd.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 
 #include "findings.h"
 #include "update.h"
 
 #define START_SECONDS 60
 
-/* A target that daemonizes ends once with status 0 */
-static bool has_ended(Update *u, bool daemonize)
-{
-    int status;
-
-    if (!u->target || !process_wait(u->target, 0)) {
-        return false;
-    }
-    if (daemonize && waitpid(u->target->pid, &status, WNOHANG) > 0 &&
-        WIFEXITED(status) && !WEXITSTATUS(status)) {
-        g_clear_pointer(&u->target, process_free);
-        return false;
-    }
-    return true;
-}
-
 static bool wait_socket(Update *u, const Plan *plan, GError **errp)
 {
     gint64 end = g_get_monotonic_time() + START_SECONDS * G_USEC_PER_SEC;
     g_autoptr(GError) err = NULL;
+    /* A daemon has its socket before its parent ends: look in this order. */
+    bool ended = process_wait(u->target, 0);
 
     while (!(u->migration.target = update_connect(u->place, plan->qmp, &err))) {
-        if (has_ended(u, plan->daemonize)) {
+        if (ended) {
             g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
                         "the target has ended at its start");
             return false;
@@ -51,8 +35,10 @@ static bool wait_socket(Update *u, const Plan *plan, GError **errp)
         }
         g_clear_error(&err);
         g_usleep(20000);
+        ended = process_wait(u->target, 0);
     }
-    if (!u->target) {
+    if (plan->daemonize) {
+        process_free(u->target);
         u->target = process_open(qmp_pid(u->migration.target), errp);
     }
     return u->target;
@@ -273,7 +259,6 @@ static int update_one(const Options *o)
     GError *err = NULL;
     int status;
 
-    prctl(PR_SET_CHILD_SUBREAPER, 1);
     update_catch_signals();
     if (o->resume) {
         status = update_resume(&u);
