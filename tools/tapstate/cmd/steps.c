@@ -16,6 +16,7 @@
 #include "update.h"
 
 #define END_SECONDS 30
+#define NOTIFY_SECONDS 10
 
 volatile int update_interrupted;
 
@@ -211,6 +212,27 @@ static void settle(const Update *u, const Move *move)
     unlink(from);
 }
 
+/*
+ * Tell systemd the new main process of the unit. Only a process of the unit may
+ * do that. A unit with PIDFile= needs it, too: the source removes that file
+ * before it ends.
+ */
+static void notify_systemd(const Update *u)
+{
+    g_autofree char *pid = g_strdup_printf("--pid=%d", (int)u->target->pid);
+    char *argv[] = { "/usr/bin/systemd-notify", pid, NULL };
+    g_autoptr(Process) notify = NULL;
+
+    if (!g_environ_getenv(u->source->envp, "NOTIFY_SOCKET")) {
+        return;
+    }
+    notify = process_launch(u->source, argv, false, -1, NULL);
+    /* It waits until systemd has read the message. */
+    if (!notify || !process_wait(notify, NOTIFY_SECONDS)) {
+        g_printerr("tapstate: cannot tell systemd the new main process\n");
+    }
+}
+
 static void end_source(Update *u)
 {
     Migration *m = &u->migration;
@@ -236,6 +258,7 @@ void update_finish(Update *u)
         publish(u, moves->pdata[i]);
     }
     if (u->source) {
+        notify_systemd(u);
         end_source(u);
     }
     for (guint i = 0; i < moves->len; i++) {
