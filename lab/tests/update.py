@@ -10,6 +10,7 @@ sends to a QEMU, and each change of a file, is the last one of a tool that is ki
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -166,6 +167,29 @@ class Updates(UpdateTest):
         pid = vm.get_pid()
         self.assertIn("copied", self.update(vm))
         self.check_updated(vm, pid)
+
+    def test_spellings_of_on(self):
+        """To take a shared file for private memory would destroy the guest."""
+        for on in "yes", "true", "y":
+            vm = self.vm("-object", "memory-backend-file,id=mem,size=64M,"
+                         f"share={on},mem-path={self.path('memory')}",
+                         "-monitor", f"unix:{self.path('hmp')},server={on},wait=off",
+                         memory=False, machine="q35,memory-backend=mem")
+            out = tool("check", "--qmp", vm.socket).stdout
+            self.assertIn("in a shared file: not copied", out)
+            self.assertIn("hmp moves when the target runs", out)
+            self.update(vm)
+            self.check_files(vm)
+            vm.quit()
+
+    def test_files_of_the_caller(self):
+        vm = self.vm()
+        with open(self.path("lock"), "w", encoding="ascii") as lock:
+            os.set_inheritable(lock.fileno(), True)
+            self.update(vm, close_fds=False)
+            fds = f"/proc/{vm.get_pid()}/fd"
+            self.assertNotIn(lock.name, [os.readlink(f"{fds}/{fd}")
+                                         for fd in os.listdir(fds)])
 
     def test_daemon(self):
         vm = self.vm()
@@ -478,6 +502,39 @@ class Errors(UpdateTest):
         self.fails("name one with --qmp", "check", "--pid", str(os.getpid()))
         self.fails("name the process of QEMU", "check", "--pid", "999999")
 
+    def test_second_socket(self):
+        vm = self.vm("-qmp", f"unix:{self.path('q2')},server=on,wait=off")
+        with socket.socket(socket.AF_UNIX) as other:
+            pid = vm.get_pid()
+            with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+                start = stat.read().rpartition(")")[2].split()[19]
+            other.bind(f"\0tapstate-update-{pid}-{start}")
+            self.fails("another tapstate updates process", "update", "--qmp",
+                       self.path("q2"))
+            self.assertEqual(vm.get_pid(), pid)
+        self.update(vm)
+        self.check_files(vm)
+
+    def test_journal_of_another_user(self):
+        vm = self.vm()
+        with open(f"{vm.socket}.tapstate", "w", encoding="ascii"):
+            os.chmod(f"{vm.socket}.tapstate", 0o666)
+        self.fails("another user may have written it", "update", "--resume",
+                   "--qmp", vm.socket)
+        os.unlink(f"{vm.socket}.tapstate")
+
+    def test_binary_of_another_user(self):
+        vm = self.vm(netdev=None)
+        vm.quit()
+        binary = self.path("qemu-system-mine")
+        shutil.copy(shutil.which("qemu-system-x86_64"), binary)
+        os.chown(binary, 65534, 65534)
+        vm.args[0] = binary
+        vm.start()
+        result = tool("check", "--qmp", vm.socket)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("belongs to another user", result.stdout)
+
     def test_damaged_journal(self):
         vm = self.vm()
         with open(f"{vm.socket}.tapstate", "w", encoding="ascii") as file:
@@ -603,6 +660,7 @@ class Killed(UpdateTest):
 
     def each_action(self, vm):
         number, resumed = 1, {0: 0, 1: 0, None: 0}
+        settings = self.settings(vm)
         while True:
             before = vm.get_pid()
             if not self.kill_at(vm, number):
@@ -613,6 +671,7 @@ class Killed(UpdateTest):
             self.assertEqual(self.running(vm), {vm.get_pid()},
                              f"action {number}, {status}")
             self.check_files(vm)
+            self.assertEqual(self.settings(vm), settings, number)
             if vm.get_pid() != before:
                 self.assertFalse(alive(before), number)
             number += 1

@@ -10,7 +10,7 @@
 static const char *const without_value[] = {
     "S", "alt-grab", "ctrl-grab", "daemonize", "enable-kvm", "full-screen", "h",
     "help", "mem-prealloc", "no-acpi", "no-fd-bootchk", "no-hpet", "no-quit",
-    "no-reboot", "no-shutdown", "no-user-config", "nodefaults", "nographic",
+    "no-reboot", "no-shutdown", "old-param", "no-user-config", "nodefaults", "nographic",
     "only-migratable", "perfmap", "preconfig", "s", "semihosting", "singlestep",
     "snapshot", "usb", "version", "win2k-hack", "xen-attach",
     "xen-domid-restrict", "jitdump", "enable-sync-profile", NULL
@@ -121,11 +121,21 @@ char *props_get(const Props *props, const char *key)
     }
 }
 
+/* QEMU takes all of these for a Boolean */
+static const char *normal_boolean(const char *value)
+{
+    static const char *const on[] = { "on", "yes", "true", "y", NULL };
+    static const char *const off[] = { "off", "no", "false", "n", NULL };
+
+    return g_strv_contains(on, value) ? "on" :
+           g_strv_contains(off, value) ? "off" : value;
+}
+
 bool props_is(const Props *props, const char *key, const char *value)
 {
     g_autofree char *got = props_get(props, key);
 
-    return !g_strcmp0(got, value);
+    return got && !strcmp(normal_boolean(got), value);
 }
 
 bool props_has(const Props *props, const char *key)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include <sys/stat.h>
 
 #include "journal.h"
 #include "plan.h"
@@ -146,7 +147,16 @@ Journal *journal_read(const char *socket, GError **errp)
     g_autoptr(GError) err = NULL;
     g_autoptr(JsonNode) node = NULL;
     g_autofree char *text = NULL;
+    struct stat st;
 
+    if (lstat(j->path, &st) == 0 &&
+        (!S_ISREG(st.st_mode) || st.st_mode & 022 ||
+         (st.st_uid && st.st_uid != geteuid()))) {
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_PERMISSION,
+                    "%s: another user may have written it; look which QEMU runs "
+                    "the guest, and delete the file", j->path);
+        return NULL;
+    }
     if (!g_file_get_contents(j->path, &text, NULL, &err)) {
         if (!g_error_matches(err, G_FILE_ERROR, G_FILE_ERROR_NOENT)) {
             g_propagate_error(errp, g_steal_pointer(&err));

@@ -53,49 +53,55 @@ static void keep(JsonObject *former, JsonObject *all, const char *name)
                            json_node_copy(json_object_get_member(all, name)));
 }
 
-/* Without a limit of the bandwidth; the channel is a UNIX socket without TLS */
-static bool change_parameters(Qmp *qmp, bool local, JsonObject *former,
-                              GError **errp)
+bool settings_read(Qmp *qmp, bool local, Settings *former, GError **errp)
 {
     g_autoptr(JsonObject) all = qmp_query(qmp, "query-migrate-parameters", NULL,
                                           errp);
-    JsonObject *args = json_object_new();
     const char *mode = all ? member_string(all, "mode") : NULL;
     const char *tls = all ? member_string(all, "tls-creds") : NULL;
 
-    if (!all) {
-        json_object_unref(args);
+    former->capabilities = all ? qmp_list(qmp, "query-migrate-capabilities",
+                                          NULL, errp) : NULL;
+    if (!former->capabilities) {
         return false;
     }
-    keep(former, all, "max-bandwidth");
-    json_object_set_int_member(args, "max-bandwidth", 0);
+    former->parameters = json_object_new();
+    keep(former->parameters, all, "max-bandwidth");
     if (mode && strcmp(mode, "normal")) {
-        keep(former, all, "mode");
-        json_object_set_string_member(args, "mode", "normal");
+        keep(former->parameters, all, "mode");
     }
     if (tls && *tls) {
-        keep(former, all, "tls-creds");
-        json_object_set_string_member(args, "tls-creds", "");
+        keep(former->parameters, all, "tls-creds");
     }
     if (json_object_has_member(all, "local")) {
-        keep(former, all, "local");
-        json_object_set_boolean_member(args, "local", local);
+        keep(former->parameters, all, "local");
     } else if (local) {
-        json_object_set_boolean_member(former, "local", false);
-        json_object_set_boolean_member(args, "local", true);
+        json_object_set_boolean_member(former->parameters, "local", false);
     }
-    return qmp_do(qmp, "migrate-set-parameters", args, errp);
+    return true;
 }
 
-bool settings_change(Qmp *qmp, bool shared, bool local, Settings *former,
+/* Without a limit of the bandwidth; the channel is a UNIX socket without TLS */
+bool settings_change(Qmp *qmp, bool shared, bool local, const Settings *former,
                      GError **errp)
 {
-    former->capabilities = qmp_list(qmp, "query-migrate-capabilities", NULL,
-                                    errp);
-    former->parameters = json_object_new();
-    return former->capabilities &&
-           change_capabilities(qmp, shared, former->capabilities, errp) &&
-           change_parameters(qmp, local, former->parameters, errp);
+    JsonObject *args;
+
+    if (!change_capabilities(qmp, shared, former->capabilities, errp)) {
+        return false;
+    }
+    args = json_object_new();
+    json_object_set_int_member(args, "max-bandwidth", 0);
+    if (json_object_has_member(former->parameters, "mode")) {
+        json_object_set_string_member(args, "mode", "normal");
+    }
+    if (json_object_has_member(former->parameters, "tls-creds")) {
+        json_object_set_string_member(args, "tls-creds", "");
+    }
+    if (json_object_has_member(former->parameters, "local")) {
+        json_object_set_boolean_member(args, "local", local);
+    }
+    return qmp_do(qmp, "migrate-set-parameters", args, errp);
 }
 
 void settings_restore(Qmp *qmp, const Settings *former)
@@ -259,11 +265,7 @@ static bool check_sides(Migration *m, GError **errp)
                     "the target has ended");
         return false;
     }
-    if (qmp_is_closed(m->source)) {
-        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
-                    "the source has ended");
-        return false;
-    }
+    /* The target of a source that has ended may have received everything. */
     return true;
 }
 
@@ -297,6 +299,9 @@ bool migration_wait(Migration *m, int seconds, const volatile int *give_up,
                         *give_up ? "interrupted" : "the migration has not "
                         "ended in %d s; give it more with --timeout", seconds);
             return false;
+        }
+        if (qmp_is_closed(m->source)) {
+            fds[0].fd = -1;
         }
         if (poll(fds, G_N_ELEMENTS(fds), REFRESH_MS) == 0) {
             migration_refresh(m);

@@ -15,11 +15,13 @@ typedef struct Settings {
 
 void settings_clear(Settings *settings);
 
+/* Read those that settings_change() changes */
+bool settings_read(Qmp *qmp, bool local, Settings *former, GError **errp);
 /*
- * Set all that a migration here needs, and keep the former settings. @shared:
- * do not copy memory in shared files; @local: hand over TAPs.
+ * Set all that a migration here needs. @shared: do not copy memory in shared
+ * files; @local: hand over TAPs.
  */
-bool settings_change(Qmp *qmp, bool shared, bool local, Settings *former,
+bool settings_change(Qmp *qmp, bool shared, bool local, const Settings *former,
                      GError **errp);
 /* Go back; an error is of no use to the caller */
 void settings_restore(Qmp *qmp, const Settings *former);

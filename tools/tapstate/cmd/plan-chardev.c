@@ -193,7 +193,7 @@ void plan_spice(Plan *plan, const Option *option)
     } else if (props_is(&props, "unix", "on") && path) {
         moved = plan_move(plan, path);
         props_set(&props, "addr", moved);
+        text = props_text(&props);
     }
-    text = props_text(&props);
-    plan_add(plan, option->name, text);
+    plan_add(plan, option->name, text ? text : option->value);
 }

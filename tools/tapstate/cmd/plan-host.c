@@ -66,6 +66,20 @@ static void check_limit(Plan *plan)
     }
 }
 
+/* A QEMU that was broken into could have other arguments run as root */
+static void check_user(Plan *plan)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d",
+                                            (int)plan->source->process->pid);
+    struct stat st;
+
+    if (plan->as_caller && (stat(path, &st) < 0 || st.st_uid != geteuid())) {
+        plan_find(plan, FINDING_NO, "user", "QEMU has changed its user, and the "
+                  "target would be started by yours; start QEMU as its user "
+                  "instead of -runas or -run-with user=");
+    }
+}
+
 /* SCM_RIGHTS, and duplicates, take the right to trace the source */
 static void check_rights(Plan *plan)
 {
@@ -198,6 +212,15 @@ static bool same_mounts(const Plan *plan)
            a.st_ino == b.st_ino;
 }
 
+/* Run no program that another user could have put there */
+static bool is_trusted(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && (!st.st_uid || st.st_uid == geteuid()) &&
+           !(st.st_mode & 022);
+}
+
 static void check_target(Plan *plan)
 {
     g_autofree char *path = plan->source ?
@@ -209,6 +232,9 @@ static void check_target(Plan *plan)
     if (access(path, X_OK) < 0) {
         plan_find(plan, FINDING_NO, "target", "%s: %s; name a QEMU with --qemu",
                   plan->binary, g_strerror(errno));
+    } else if (plan->source && !plan->named && !is_trusted(path)) {
+        plan_find(plan, FINDING_NO, "target", "%s belongs to another user, or "
+                  "others may write it; name a QEMU with --qemu", plan->binary);
     } else if (plan->source && !same_mounts(plan)) {
         plan_find(plan, FINDING_NOTE, "target", "%s was not asked for what it "
                   "can: it is in another mount namespace", plan->binary);
@@ -225,6 +251,7 @@ void plan_check_host(Plan *plan)
 {
     check_kernel(plan);
     if (plan->source) {
+        check_user(plan);
         check_rights(plan);
         check_limit(plan);
     }

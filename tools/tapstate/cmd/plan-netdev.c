@@ -228,9 +228,10 @@ void plan_netdev(Plan *plan, const Option *option)
     item = g_strdup_printf("netdev %s", id ? id : "without id");
     if (g_strcmp0(type, "tap") && g_strcmp0(type, "bridge")) {
         plan_other(plan, item, type ? type : "", &props);
-    } else {
-        plan_tap(plan, item, &props, id);
+        plan_add(plan, option->name, option->value);
+        return;
     }
+    plan_tap(plan, item, &props, id);
     text = props_text(&props);
     plan_add(plan, option->name, text);
 }

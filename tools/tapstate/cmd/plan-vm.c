@@ -245,6 +245,37 @@ static bool file_in_line(const Plan *plan, const char *name)
     return find_in_line(plan, name) || find_in_line(plan, escaped);
 }
 
+/* Files in a description of an image that has no simple name */
+static bool files_in_line(const Plan *plan, JsonNode *node)
+{
+    g_autoptr(GList) members = NULL;
+    JsonObject *object;
+
+    if (!JSON_NODE_HOLDS_OBJECT(node)) {
+        return true;
+    }
+    object = json_node_get_object(node);
+    members = json_object_get_members(object);
+    for (GList *m = members; m; m = m->next) {
+        JsonNode *member = json_object_get_member(object, m->data);
+        const char *text = member_string(object, m->data);
+
+        if ((!strcmp(m->data, "filename") && text &&
+             !file_in_line(plan, text)) || !files_in_line(plan, member)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool image_in_line(const Plan *plan, const char *file)
+{
+    g_autoptr(JsonNode) node = g_str_has_prefix(file, "json:") ?
+        json_from_string(file + strlen("json:"), NULL) : NULL;
+
+    return node ? files_in_line(plan, node) : file_in_line(plan, file);
+}
+
 static void check_disk(Plan *plan, JsonObject *block)
 {
     JsonObject *inserted = member_object(block, "inserted");
@@ -258,7 +289,7 @@ static void check_disk(Plan *plan, JsonObject *block)
     if (!file) {
         return;
     }
-    if (g_str_has_prefix(file, "json:") || file_in_line(plan, file)) {
+    if (image_in_line(plan, file)) {
         plan_find(plan, FINDING_OK, item, "%s: moves when the guest stops",
                   file);
     } else {

@@ -305,9 +305,12 @@ static const char *free_suffix(GPtrArray *options)
 /* A QMP socket that the source does not have by its command line */
 static void add_qmp(Plan *plan)
 {
-    g_autofree char *path = plan_move(plan, plan->source->socket);
+    g_autofree char *full = g_canonicalize_filename(plan->source->socket, NULL);
+    g_autofree char *path = plan_move(plan, full);
+    g_auto(GStrv) parts = g_strsplit(path, ",", -1);
+    g_autofree char *escaped = g_strjoinv(",,", parts);
     g_autofree char *value = g_strdup_printf("unix:%s,server=on,wait=off",
-                                             path);
+                                             escaped);
 
     plan_add(plan, "qmp", value);
     plan->qmp = g_steal_pointer(&path);
@@ -372,6 +375,7 @@ Plan *plan_make(Source *source, const char *binary, char **changes,
     plan = g_new0(Plan, 1);
     plan->source = source;
     plan->binary = g_steal_pointer(&found);
+    plan->named = binary;
     plan->findings =
         g_ptr_array_new_with_free_func((GDestroyNotify)finding_free);
     plan->argv = g_ptr_array_new_with_free_func(g_free);

@@ -26,6 +26,7 @@ void move_free(Move *move);
 typedef struct Plan {
     Source *source;
     char *binary;
+    bool named; /* by the caller, not by the source */
     GPtrArray *findings; /* of Finding */
     GPtrArray *argv; /* of the target, without the NULL at its end */
     GPtrArray *moves; /* of Move */

@@ -23,6 +23,7 @@ struct Qmp {
     gint64 deadline;
     GString *text; /* received, and not read yet */
     GQueue events;
+    gint64 id; /* of the last command */
     bool closed;
     int pid;
 };
@@ -127,6 +128,13 @@ static bool keep_event(Qmp *qmp, JsonObject *message)
     return true;
 }
 
+/* The answer of a command that was given up may still come */
+static bool is_late(const Qmp *qmp, JsonObject *message)
+{
+    return json_object_has_member(message, "id") &&
+           member_int(message, "id") != qmp->id;
+}
+
 /* Return NULL for all that is not QMP */
 static JsonObject *read_message(Qmp *qmp, const char *member, GError **errp)
 {
@@ -136,6 +144,9 @@ static JsonObject *read_message(Qmp *qmp, const char *member, GError **errp)
 
         if (message && (json_object_has_member(message, member) ||
                         json_object_has_member(message, "error"))) {
+            if (is_late(qmp, message)) {
+                continue;
+            }
             return g_steal_pointer(&message);
         }
         if (!message || !keep_event(qmp, message)) {
@@ -221,6 +232,7 @@ static bool send_command(Qmp *qmp, const char *command, JsonObject *args,
     gsize len, sent = 0;
 
     json_object_set_string_member(object, "execute", command);
+    json_object_set_int_member(object, "id", ++qmp->id);
     if (args) {
         json_object_set_object_member(object, "arguments", args);
     }

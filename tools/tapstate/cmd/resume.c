@@ -5,6 +5,7 @@
  * Both QEMUs tell how far it got. Only if the target has ended does the
  * journal decide: the guest may have run there.
  */
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -78,38 +79,57 @@ static int roll_back(Update *u)
     return summary_fail(u, STATUS_REFUSED, err);
 }
 
+static int stopped(const Update *u, const char *format, ...)
+    G_GNUC_PRINTF(2, 3);
+
+static int stopped(const Update *u, const char *format, ...)
+{
+    GError *err;
+    va_list ap;
+
+    va_start(ap, format);
+    err = g_error_new_valist(TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM, format, ap);
+    va_end(ap);
+    return summary_fail(u, STATUS_STOPPED, err);
+}
+
+static int silent(const Update *u, const char *side, const Process *process)
+{
+    return stopped(u, "the %s, process %d, does not answer on its QMP socket; "
+                   "disconnect other clients, and try again", side,
+                   (int)process->pid);
+}
+
 static int without_target(Update *u)
 {
-    GError *err = NULL;
-
+    if (u->target) {
+        return silent(u, "target", u->target);
+    }
+    if (!u->source) {
+        journal_remove(u->journal);
+        return stopped(u, "both QEMUs have ended; start the guest again");
+    }
     if (!u->migration.source) {
-        g_set_error(&err, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM, "%s",
-                    u->source ? "the source does not answer on its QMP socket; "
-                    "disconnect other clients" :
-                    "both QEMUs have ended; start the guest again");
-        if (!u->source) {
-            journal_remove(u->journal);
-        }
-        return summary_fail(u, STATUS_STOPPED, err);
+        return silent(u, "source", u->source);
     }
     if (u->journal->phase == PHASE_RUN) {
-        g_set_error(&err, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
-                    "the guest may have run in the target, which has ended; "
-                    "only if you know that it has not, 'cont' the source, and "
-                    "delete %s", u->journal->path);
-        return summary_fail(u, STATUS_STOPPED, err);
+        return stopped(u, "the guest may have run in the target, which has "
+                       "ended; only if you know that it has not, 'cont' the "
+                       "source, and delete %s", u->journal->path);
     }
     return roll_back(u);
 }
 
+/* Once told to run the guest, a target keeps it */
 static int run_target(Update *u)
 {
+    bool told = u->journal->phase == PHASE_RUN;
     GError *err = NULL;
 
     if (update_run(u, &err)) {
         return finish(u);
     }
-    if (u->journal->phase == PHASE_RUN || !u->migration.source) {
+    if (told || u->journal->phase == PHASE_RUN || !u->migration.source) {
         g_prefix_error(&err, "the target does not run the guest: ");
         return summary_fail(u, STATUS_STOPPED, err);
     }
@@ -143,7 +163,6 @@ static bool is_ready(Update *u)
 static int go_on(Update *u)
 {
     g_autofree char *status = NULL;
-    GError *err = NULL;
 
     u->place = u->target ? u->target : u->source;
     u->migration.target = connect_target(u);
@@ -153,19 +172,28 @@ static int go_on(Update *u)
     }
     u->place = u->target;
     status = status_of(u->migration.target);
-    if (!g_strcmp0(status, "running")) {
+    if (!status) {
+        return silent(u, "target", u->target);
+    }
+    if (!strcmp(status, "running") ||
+        (u->journal->phase == PHASE_RUN && strcmp(status, "paused"))) {
         return finish(u);
     }
     if (is_ready(u)) {
         return run_target(u);
     }
+    if (u->journal->phase == PHASE_RUN) {
+        return stopped(u, "the target was told to run the guest, and is paused; "
+                       "'cont' it, and try again");
+    }
     if (u->migration.source) {
         return roll_back(u);
     }
-    g_set_error(&err, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
-                "the source has ended before the target had the guest; start "
-                "the guest again");
-    return summary_fail(u, STATUS_STOPPED, err);
+    if (u->source) {
+        return silent(u, "source", u->source);
+    }
+    return stopped(u, "the source has ended before the target had the guest; "
+                   "start the guest again");
 }
 
 int update_resume(Update *u)
@@ -179,6 +207,9 @@ int update_resume(Update *u)
                         "%s.tapstate: there is no update to resume; see "
                         "'tapstate check --qmp %s'", u->socket, u->socket);
         }
+        return summary_fail(u, STATUS_ERROR, err);
+    }
+    if (!update_lock(u->journal, &err)) {
         return summary_fail(u, STATUS_ERROR, err);
     }
     u->source = open_if_runs(u->journal->source, u->journal->source_start);

@@ -12,6 +12,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include <stddef.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include "update.h"
 
@@ -50,6 +53,28 @@ void update_say(const Update *u, const char *format, ...)
     va_end(ap);
     putchar('\n');
     fflush(stdout);
+}
+
+/* The kernel frees the name when this process ends */
+bool update_lock(const Journal *journal, GError **errp)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int n = snprintf(address.sun_path + 1, sizeof(address.sun_path) - 1,
+                     "tapstate-update-%d-%" G_GUINT64_FORMAT,
+                     (int)journal->source, journal->source_start);
+
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&address,
+                        offsetof(struct sockaddr_un, sun_path) + 1 + n) == 0) {
+        return true;
+    }
+    g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM, "another tapstate "
+                "updates process %d: %s; wait for it", (int)journal->source,
+                g_strerror(errno));
+    if (fd >= 0) {
+        close(fd);
+    }
+    return false;
 }
 
 void update_clear(Update *u)
@@ -92,8 +117,19 @@ bool update_migrate(Update *u, GError **errp)
         return false;
     }
     summary_before(u);
-    return migration_start(m, u->journal->channel, errp) &&
-           migration_wait(m, u->timeout, &update_interrupted, errp);
+    if (!migration_start(m, u->journal->channel, errp)) {
+        /* Another one may be under way: it is not ours to cancel. */
+        u->journal->phase = PHASE_START;
+        return false;
+    }
+    return migration_wait(m, u->timeout, &update_interrupted, errp);
+}
+
+static bool is_paused(Qmp *qmp)
+{
+    g_autoptr(JsonObject) status = qmp_query(qmp, "query-status", NULL, NULL);
+
+    return status && !g_strcmp0(member_string(status, "status"), "paused");
 }
 
 static void take_downtime(Update *u)
@@ -113,15 +149,19 @@ static void take_downtime(Update *u)
 /* Write to the journal first: from then on the source must not run the guest */
 bool update_run(Update *u, GError **errp)
 {
+    GError *err = NULL;
+
     u->journal->phase = PHASE_RUN;
     if (!journal_write(u->journal, errp)) {
         u->journal->phase = PHASE_MIGRATE;
         return false;
     }
-    if (!qmp_do(u->migration.target, "cont", NULL, errp)) {
-        if (!qmp_is_closed(u->migration.target)) {
+    if (!qmp_do(u->migration.target, "cont", NULL, &err)) {
+        /* Only a clear "no" lets the source run the guest again. */
+        if (err->code == QMP_ERROR_ANSWER && is_paused(u->migration.target)) {
             u->journal->phase = PHASE_MIGRATE;
         }
+        g_propagate_error(errp, err);
         return false;
     }
     take_downtime(u);
@@ -165,14 +205,14 @@ static bool resume_source(Update *u, GError **errp)
 bool update_roll_back(Update *u, GError **errp)
 {
     Migration *m = &u->migration;
-    bool ok;
+    bool migrated = u->journal->phase != PHASE_START, ok;
 
-    if (m->source && !qmp_is_closed(m->source)) {
+    if (migrated && m->source && !qmp_is_closed(m->source)) {
         /* It may send right now: let it not wait for a target that is gone. */
         qmp_do(m->source, "migrate_cancel", NULL, NULL);
     }
     end_target(u);
-    ok = resume_source(u, errp);
+    ok = !migrated || resume_source(u, errp);
     settings_restore(m->source, &u->journal->former);
     for (guint i = 0; i < u->journal->moves->len; i++) {
         remove_path(u, ((Move *)u->journal->moves->pdata[i])->from);

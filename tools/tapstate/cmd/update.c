@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <linux/close_range.h>
 #include <sys/mman.h>
 
 #include "findings.h"
@@ -96,16 +97,25 @@ static bool start_target(Update *u, const Plan *plan, GError **errp)
         u->journal->target_start = u->target->start;
         return true;
     }
-    why = update_interrupted ? NULL : explain_start(u, plan);
+    /* A target that only hangs is ended by the way back. */
+    why = u->target && process_wait(u->target, 0) ? explain_start(u, plan) :
+                                                    NULL;
     g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM, "%s%s%s",
                 err->message, why ? ": " : "", why ? why : "");
     return false;
 }
 
+/* The journal has the former settings before they change */
 static bool set_up(Update *u, const Plan *plan, GError **errp)
 {
-    return settings_change(u->migration.source, plan->ignore_shared,
-                           plan->hand_over, &u->journal->former, errp) &&
+    Settings *former = &u->journal->former;
+
+    return settings_read(u->migration.source, plan->hand_over, former, errp) &&
+           settings_read(u->migration.target, plan->hand_over, &u->former,
+                         errp) &&
+           journal_write(u->journal, errp) &&
+           settings_change(u->migration.source, plan->ignore_shared,
+                           plan->hand_over, former, errp) &&
            settings_change(u->migration.target, plan->ignore_shared,
                            plan->hand_over, &u->former, errp);
 }
@@ -143,9 +153,11 @@ static int give_up(Update *u, GError *err)
     g_autoptr(GError) why = NULL;
 
     if (u->journal->phase == PHASE_RUN) {
-        g_prefix_error(&err, "the guest may have run in the target, which has "
-                       "ended; only if you know that it has not, 'cont' the "
-                       "source, and delete %s: ", u->journal->path);
+        g_prefix_error(&err, "the guest may run, or have run, in the target, "
+                       "process %d; if it has ended, and only if you know that "
+                       "the guest has not run there, 'cont' the source, and "
+                       "delete %s: ", (int)u->journal->target,
+                       u->journal->path);
         return summary_fail(u, STATUS_STOPPED, err);
     }
     if (update_roll_back(u, &why)) {
@@ -163,6 +175,9 @@ static int do_update(Update *u, Plan *plan)
     GError *err = NULL;
 
     begin(u, plan);
+    if (!update_lock(u->journal, &err)) {
+        return summary_fail(u, STATUS_ERROR, err);
+    }
     if (!journal_write(u->journal, &err)) {
         return summary_fail(u, STATUS_ERROR, err);
     }
@@ -260,6 +275,8 @@ static int update_one(const Options *o)
     int status;
 
     update_catch_signals();
+    /* The target lives on: let it not keep files of the caller open. */
+    close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
     if (o->resume) {
         status = update_resume(&u);
     } else if ((!o->dry_run && !check_journal(o->qmp, &err)) ||

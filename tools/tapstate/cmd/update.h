@@ -29,6 +29,9 @@ typedef struct Update {
 extern volatile int update_interrupted;
 void update_catch_signals(void);
 
+/* Refuse a second update of one QEMU, for example by another QMP socket */
+bool update_lock(const Journal *journal, GError **errp);
+
 /* From a started target to its guest; go back after an error */
 bool update_migrate(Update *u, GError **errp);
 bool update_run(Update *u, GError **errp);
