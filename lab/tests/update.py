@@ -485,7 +485,7 @@ class Errors(UpdateTest):
             self.fails("another client may be connected", "check", "--qmp",
                        self.path("silent"))
         os.mkdir(self.path("empty"))
-        self.fails("no sockets; name the directory", "update", "--all",
+        self.fails("no QMP sockets; name their directory", "update", "--all",
                    self.path("empty"))
         self.fails("there is no update to resume", "update", "--resume",
                    "--qmp", self.path("none"))
@@ -686,6 +686,10 @@ class Killed(UpdateTest):
 class Fleet(UpdateTest):
     def test_all(self):
         vms = [self.vm(name=f"vm{i}", netdev=None) for i in range(4)]
+        # A directory may have other sockets.
+        other = socket.socket(socket.AF_UNIX)
+        self.addCleanup(other.close)
+        other.bind(self.path("other"))
         pids = [vm.get_pid() for vm in vms]
         vms[1].cmd("stop")
         pattern = self.path("vm*.qmp")

@@ -24,6 +24,20 @@ typedef struct Run {
     GMainLoop *loop;
 } Run;
 
+/* Whether a QMP server listens: a directory has other sockets, too */
+static bool is_qmp(const char *path)
+{
+    Qmp *qmp = qmp_open(path, NULL);
+
+    if (qmp) {
+        qmp_close(qmp);
+    } else {
+        printf("%-40s  skipped   no QMP server, or another client is "
+               "connected\n", path);
+    }
+    return qmp;
+}
+
 /* Sockets only: logs and pidfiles may be beside them */
 static bool find_sockets(const Fleet *fleet, glob_t *found, GArray *guests)
 {
@@ -37,7 +51,8 @@ static bool find_sockets(const Fleet *fleet, glob_t *found, GArray *guests)
 
         if (stat(guest.socket, &st) == 0 && S_ISSOCK(st.st_mode) &&
             !strstr(guest.socket, SUFFIX_1) &&
-            !strstr(guest.socket, SUFFIX_2)) {
+            !strstr(guest.socket, SUFFIX_2) &&
+            (!inside || is_qmp(guest.socket))) {
             g_array_append_val(guests, guest);
         }
     }
@@ -157,8 +172,8 @@ int fleet_update(const Fleet *fleet)
     update_catch_signals();
     if (!find_sockets(fleet, &found, run.guests)) {
         GError *err = g_error_new(TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
-                                  "%s: no sockets; name the directory of QMP "
-                                  "sockets, or a pattern", fleet->pattern);
+                                  "%s: no QMP sockets; name their directory, or "
+                                  "a pattern", fleet->pattern);
 
         fail(err);
     } else {

@@ -361,6 +361,20 @@ static char *find_binary(const char *binary, GError **errp)
     return g_steal_pointer(&found);
 }
 
+Plan *plan_new(Source *source)
+{
+    Plan *plan = g_new0(Plan, 1);
+
+    plan->source = source;
+    plan->findings =
+        g_ptr_array_new_with_free_func((GDestroyNotify)finding_free);
+    plan->argv = g_ptr_array_new_with_free_func(g_free);
+    plan->moves = g_ptr_array_new_with_free_func((GDestroyNotify)move_free);
+    plan->devices = g_ptr_array_new_with_free_func(g_free);
+    plan->fds = g_array_new(false, false, sizeof(int));
+    return plan;
+}
+
 Plan *plan_make(Source *source, const char *binary, char **changes,
                 GError **errp)
 {
@@ -372,16 +386,9 @@ Plan *plan_make(Source *source, const char *binary, char **changes,
         (source && !apply_changes(source->options, changes, errp))) {
         return NULL;
     }
-    plan = g_new0(Plan, 1);
-    plan->source = source;
+    plan = plan_new(source);
     plan->binary = g_steal_pointer(&found);
     plan->named = binary;
-    plan->findings =
-        g_ptr_array_new_with_free_func((GDestroyNotify)finding_free);
-    plan->argv = g_ptr_array_new_with_free_func(g_free);
-    plan->moves = g_ptr_array_new_with_free_func((GDestroyNotify)move_free);
-    plan->devices = g_ptr_array_new_with_free_func(g_free);
-    plan->fds = g_array_new(false, false, sizeof(int));
     if (source) {
         plan->suffix = free_suffix(source->options);
         plan_all(plan);

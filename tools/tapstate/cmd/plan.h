@@ -50,6 +50,8 @@ typedef struct Plan {
  */
 Plan *plan_make(Source *source, const char *binary, char **changes,
                 GError **errp);
+/* A plan without anything, for one rule */
+Plan *plan_new(Source *source);
 void plan_free(Plan *plan);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Plan, plan_free)
 

@@ -59,10 +59,9 @@ static void set_timeout(Qmp *qmp, int seconds)
     qmp->deadline = g_get_monotonic_time() + seconds * G_USEC_PER_SEC;
 }
 
-/* Return false without an error at the end */
-static bool receive(Qmp *qmp, GError **errp)
+/* Wait @left us. Return false without an error at the end */
+static bool receive_within(Qmp *qmp, gint64 left, GError **errp)
 {
-    gint64 left = MAX(qmp->deadline - g_get_monotonic_time(), 0);
     char buffer[65536];
     gssize n;
 
@@ -77,6 +76,18 @@ static bool receive(Qmp *qmp, GError **errp)
     }
     g_string_append_len(qmp->text, buffer, n);
     return true;
+}
+
+/* A server that sends without end is late, too */
+static bool receive(Qmp *qmp, GError **errp)
+{
+    gint64 left = qmp->deadline - g_get_monotonic_time();
+
+    if (left <= 0) {
+        g_set_error(errp, G_IO_ERROR, G_IO_ERROR_TIMED_OUT, "no answer");
+        return false;
+    }
+    return receive_within(qmp, left, errp);
 }
 
 /* Return a line that has been received as a whole, or NULL */
@@ -120,9 +131,11 @@ static JsonObject *parse_line(const char *line)
 
 static bool keep_event(Qmp *qmp, JsonObject *message)
 {
-    if (!json_object_has_member(message, "event") ||
-        g_queue_get_length(&qmp->events) > MAX_EVENTS) {
+    if (!json_object_has_member(message, "event")) {
         return false;
+    }
+    if (g_queue_get_length(&qmp->events) == MAX_EVENTS) {
+        json_object_unref(g_queue_pop_head(&qmp->events));
     }
     g_queue_push_tail(&qmp->events, json_object_ref(message));
     return true;
@@ -159,8 +172,8 @@ JsonObject *qmp_next_event(Qmp *qmp)
 {
     g_autofree char *line = NULL;
 
-    qmp->deadline = 0;
-    while (!qmp->closed && qmp->text->len <= MAX_LINE && receive(qmp, NULL)) {
+    while (!qmp->closed && qmp->text->len <= MAX_LINE &&
+           receive_within(qmp, 0, NULL)) {
     }
     while ((line = take_line(qmp))) {
         g_autoptr(JsonObject) message = parse_line(line);
