@@ -21,23 +21,12 @@ import unittest
 import pycotap
 
 from qemu_vm import UpdatableVm
+from tapstate_tool import TOOL, run, tool
 
-TOOL = "build/bin/tapstate"
 STOCK = "qemu-system-x86_64-stock"
 DEV = "tap0"
 # System calls by which the tool acts: on a QEMU, on files, on processes
 ACTIONS = "sendmsg,sendto,rename,link,unlink,fork,clone,clone3,vfork"
-
-
-def run(*command):
-    subprocess.run(command, check=True, stdout=subprocess.PIPE)
-
-
-def tool(*args, **options):
-    options.setdefault("timeout", 120)
-    return subprocess.run([TOOL, *args], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, check=False,
-                          **options)
 
 
 def alive(pid):
@@ -202,6 +191,20 @@ class Updates(UpdateTest):
         self.check_updated(vm, pid)
         self.assertEqual(os.getsid(vm.get_pid()), os.getsid(vm.get_pid()))
         self.assertEqual(os.readlink(f"/proc/{vm.get_pid()}/fd/2"), "/dev/null")
+
+    def test_name_that_is_taken(self):
+        """A directory where the pidfile was: say so, and keep the new file."""
+        vm = self.vm()
+        pid = vm.get_pid()
+        os.unlink(vm.pid_file)
+        os.mkdir(vm.pid_file)
+        out = self.update(vm)
+        self.assertRegex(out, r"pid.tapstate-1: .*; the guest runs, .*rename it")
+        with open(f"{vm.pid_file}.tapstate-1", encoding="ascii") as file:
+            self.assertNotEqual(int(file.read()), pid)
+        self.assertTrue(vm.cmd("query-status")["running"])
+        os.rmdir(vm.pid_file)
+        os.rename(f"{vm.pid_file}.tapstate-1", vm.pid_file)
 
     def test_versioned_machine(self):
         vm = self.vm(machine="pc")

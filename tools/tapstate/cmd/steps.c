@@ -14,6 +14,7 @@
 #include <unistd.h>
 #include <stddef.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include "update.h"
@@ -239,17 +240,24 @@ static void publish(const Update *u, const Move *move)
     }
 }
 
+/* Some file systems have no links: then the new file has only its own name */
 static void settle(const Update *u, const Move *move)
 {
     g_autofree char *from = process_path(u->place, move->from);
     g_autofree char *to = process_path(u->place, move->to);
+    struct stat a, b;
 
-    /* Not every file system has links. */
-    if (link(from, to) < 0 && errno != EEXIST) {
-        rename(from, to);
+    if (lstat(from, &a) < 0) {
         return;
     }
-    unlink(from);
+    if (lstat(to, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino) {
+        unlink(from);
+    } else if (rename(from, to) < 0) {
+        g_autofree char *name = printable(move->from, false);
+
+        fprintf(stderr, "tapstate: %s: %s; the guest runs, and the file keeps "
+                "this name: rename it\n", name, g_strerror(errno));
+    }
 }
 
 /*
