@@ -11,6 +11,8 @@
 
 #include "update.h"
 
+#define END_SECONDS 5
+
 static Process *open_if_runs(pid_t pid, guint64 start)
 {
     return process_runs(pid, start) ? process_open(pid, NULL) : NULL;
@@ -100,9 +102,15 @@ static int silent(const Update *u, const char *side, const Process *process)
                    (int)process->pid);
 }
 
+/* A process that is being killed takes its time */
+static bool ends(const Process *process)
+{
+    return !process || process_wait(process, END_SECONDS);
+}
+
 static int without_target(Update *u)
 {
-    if (u->target) {
+    if (!ends(u->target)) {
         return silent(u, "target", u->target);
     }
     if (!u->source) {
