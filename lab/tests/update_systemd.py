@@ -115,6 +115,19 @@ class Systemd(unittest.TestCase):
             self.assertNotEqual(result["target"], before)
             self.check_runs(result["target"])
 
+    def test_unit_without_notify_access(self):
+        """An update waits until systemd would take the new main process."""
+        self.start("[Service]\nNotifyAccess=none\n" + SIMPLE.partition("\n")[2])
+        pid = main_pid()
+        out = self.update(status=1)
+        self.assertIn(f"{UNIT} has NotifyAccess=none", out)
+        self.check_runs(pid)
+        with open(f"{UNITS}/{UNIT}.d/z.conf", "w", encoding="ascii") as file:
+            file.write("[Service]\nNotifyAccess=all\n")
+        self.addCleanup(os.unlink, file.name)
+        run("systemctl", "daemon-reload")
+        self.updates()
+
     def check_stop(self):
         pid = main_pid()
         run("systemctl", "stop", UNIT)

@@ -104,15 +104,14 @@ bool settings_change(Qmp *qmp, bool shared, bool local, const Settings *former,
     return qmp_do(qmp, "migrate-set-parameters", args, errp);
 }
 
-void settings_restore(Qmp *qmp, const Settings *former)
+bool settings_restore(Qmp *qmp, const Settings *former, GError **errp)
 {
-    if (former->capabilities) {
-        set_capabilities(qmp, former->capabilities, NULL);
-    }
-    if (former->parameters && json_object_get_size(former->parameters)) {
-        qmp_do(qmp, "migrate-set-parameters",
-               json_object_ref(former->parameters), NULL);
-    }
+    return (!former->capabilities ||
+            set_capabilities(qmp, former->capabilities, errp)) &&
+           (!former->parameters ||
+            !json_object_get_size(former->parameters) ||
+            qmp_do(qmp, "migrate-set-parameters",
+                   json_object_ref(former->parameters), errp));
 }
 
 void migration_clear(Migration *migration)

@@ -24,7 +24,7 @@ bool settings_read(Qmp *qmp, bool local, Settings *former, GError **errp);
 bool settings_change(Qmp *qmp, bool shared, bool local, const Settings *former,
                      GError **errp);
 /* Go back; an error is of no use to the caller */
-void settings_restore(Qmp *qmp, const Settings *former);
+bool settings_restore(Qmp *qmp, const Settings *former, GError **errp);
 
 typedef struct Migration {
     Qmp *source, *target;

@@ -254,6 +254,7 @@ void plan_check_host(Plan *plan)
         check_user(plan);
         check_rights(plan);
         check_limit(plan);
+        plan_check_unit(plan);
     }
     check_target(plan);
 }

@@ -77,6 +77,9 @@ void plan_nic(Plan *plan, const Option *option);
 /* plan-vm.c: compare the command line with what QEMU says */
 void plan_check_vm(Plan *plan);
 
+/* plan-unit.c: the systemd unit of the source */
+void plan_check_unit(Plan *plan);
+
 /* plan-host.c: rights, limits, and the binary of the target */
 void plan_check_host(Plan *plan);
 

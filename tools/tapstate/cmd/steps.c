@@ -17,10 +17,10 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "unit.h"
 #include "update.h"
 
 #define END_SECONDS 30
-#define NOTIFY_SECONDS 10
 
 volatile int update_interrupted;
 
@@ -203,6 +203,18 @@ static bool resume_source(Update *u, GError **errp)
     return member_bool(status, "running") || qmp_do(qmp, "cont", NULL, errp);
 }
 
+static void restore_settings(Qmp *qmp, const Settings *former, const char *side)
+{
+    g_autoptr(GError) err = NULL;
+
+    if (qmp && !settings_restore(qmp, former, &err)) {
+        fprintf(stderr, "tapstate: the %s keeps other migration settings than "
+                "before: %s; the guest runs, set them with "
+                "'migrate-set-capabilities' and 'migrate-set-parameters'\n",
+                side, err->message);
+    }
+}
+
 bool update_roll_back(Update *u, GError **errp)
 {
     Migration *m = &u->migration;
@@ -214,7 +226,7 @@ bool update_roll_back(Update *u, GError **errp)
     }
     end_target(u);
     ok = !migrated || resume_source(u, errp);
-    settings_restore(m->source, &u->journal->former);
+    restore_settings(m->source, &u->journal->former, "source");
     for (guint i = 0; i < u->journal->moves->len; i++) {
         remove_path(u, ((Move *)u->journal->moves->pdata[i])->from);
     }
@@ -260,23 +272,10 @@ static void settle(const Update *u, const Move *move)
     }
 }
 
-/*
- * Tell systemd the new main process of the unit. Only a process of the unit may
- * do that. A unit with PIDFile= needs it, too: the source removes that file
- * before it ends.
- */
+/* A unit with PIDFile= needs it, too: the source removes that file at its end */
 static void notify_systemd(const Update *u)
 {
-    g_autofree char *pid = g_strdup_printf("--pid=%d", (int)u->target->pid);
-    char *argv[] = { "/usr/bin/systemd-notify", pid, NULL };
-    g_autoptr(Process) notify = NULL;
-
-    if (!g_environ_getenv(u->source->envp, "NOTIFY_SOCKET")) {
-        return;
-    }
-    notify = process_launch(u->source, argv, false, -1, NULL);
-    /* It waits until systemd has read the message. */
-    if (!notify || !process_wait(notify, NOTIFY_SECONDS)) {
+    if (!unit_notify(u->source, u->target->pid)) {
         g_printerr("tapstate: cannot tell systemd the new main process\n");
     }
 }
@@ -313,7 +312,7 @@ void update_finish(Update *u)
         settle(u, moves->pdata[i]);
     }
     remove_path(u, u->journal->channel);
-    settings_restore(u->migration.target, u->former.capabilities ? &u->former :
-                     &u->journal->former);
+    restore_settings(u->migration.target, u->former.capabilities ? &u->former :
+                     &u->journal->former, "target");
     journal_remove(u->journal);
 }
