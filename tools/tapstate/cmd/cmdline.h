@@ -12,7 +12,7 @@
 typedef struct Option {
     char *name; /* without dashes */
     char *value; /* or NULL */
-    bool given; /* replaced on request: take it as it is */
+    bool given; /* by the caller: the source does not have it */
 } Option;
 
 void option_free(Option *option);

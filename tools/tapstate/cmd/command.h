@@ -68,6 +68,8 @@ Netdevs *netdevs_read(const char *path, GError **errp);
  */
 void netdevs_match(Netdevs *netdevs, int pid, TapstateQueue *const *queues);
 const char *netdevs_find(const Netdevs *netdevs, const TapstateQueue *q);
+/* Ids of all netdevs, also of those that are not TAPs */
+char **netdevs_ids(const Netdevs *netdevs);
 char *netdevs_parse(const char *info, const char *key, const char *value);
 char *netdevs_parse_other(const char *info);
 const char *netdevs_of_states(JsonArray *states, const char *name);

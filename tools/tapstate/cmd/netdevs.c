@@ -103,6 +103,31 @@ char *netdevs_parse_other(const char *info)
     return g_steal_pointer(&found);
 }
 
+/* Queues of a netdev follow each other, and NICs have its id, too */
+char **netdevs_ids(const Netdevs *netdevs)
+{
+    g_auto(GStrv) lines = g_strsplit_set(netdevs->info, "\r\n", -1);
+    g_autoptr(GStrvBuilder) ids = g_strv_builder_new();
+    g_autofree char *last = NULL;
+
+    for (char **l = lines; *l; l++) {
+        char *type = strstr(*l, ": index=");
+        const char *id = *l + strspn(*l, " \\");
+
+        if (!type || strstr(type, ",type=nic,") ||
+            strstr(type, ",type=hubport")) {
+            continue;
+        }
+        *type = 0;
+        if (g_strcmp0(last, id)) {
+            g_strv_builder_add(ids, id);
+            g_free(last);
+            last = g_strdup(id);
+        }
+    }
+    return g_strv_builder_end(ids);
+}
+
 /* Return the id in an answer of query-tap-state, or NULL */
 const char *netdevs_of_states(JsonArray *states, const char *name)
 {

@@ -50,15 +50,18 @@ static void move_socket(Plan *plan, const char *item, Props *props)
               ((Move *)plan->moves->pdata[plan->moves->len - 1])->to);
 }
 
-static void refuse_port(Plan *plan, const char *item, const char *value)
+/* The caller may give the target a port of its own */
+static void refuse_port(Plan *plan, const char *item, const Option *option)
 {
-    plan_find(plan, FINDING_NO, item, "two processes cannot listen on one "
-              "port; give the target another one by --target-arg '%s=NEW', or "
-              "use a UNIX socket", value);
+    if (!option->given) {
+        plan_find(plan, FINDING_NO, item, "two processes cannot listen on one "
+                  "port; give the target another one by --target-arg '%s=NEW', "
+                  "or use a UNIX socket", option->value);
+    }
 }
 
 static void plan_socket_chardev(Plan *plan, const char *item, Props *props,
-                                const char *value)
+                                const Option *option)
 {
     if (props_has(props, "path")) {
         move_socket(plan, item, props);
@@ -66,7 +69,7 @@ static void plan_socket_chardev(Plan *plan, const char *item, Props *props,
         plan_find(plan, FINDING_NO, item, "the target cannot get this file "
                   "descriptor; use a path");
     } else if (props_is(props, "server", "on")) {
-        refuse_port(plan, item, value);
+        refuse_port(plan, item, option);
     } else {
         plan_find(plan, FINDING_NOTE, item, "both QEMUs connect to it");
     }
@@ -80,12 +83,12 @@ void plan_chardev(Plan *plan, const Option *option)
     g_autofree char *text = NULL;
 
     if (props_is(&props, "backend", "socket")) {
-        plan_socket_chardev(plan, item, &props, option->value);
+        plan_socket_chardev(plan, item, &props, option);
     } else if (props_is(&props, "backend", "file")) {
         props_set(&props, "append", "on");
     } else if (props_is(&props, "backend", "udp") &&
                props_has(&props, "localport")) {
-        refuse_port(plan, item, option->value);
+        refuse_port(plan, item, option);
     } else if (props_is(&props, "backend", "pty")) {
         plan_find(plan, FINDING_NOTE, item, "the target has another pty");
     }
@@ -147,7 +150,7 @@ void plan_character(Plan *plan, const Option *option)
         if (g_str_has_prefix(dev, ports[i]) &&
             (strstr(dev, ",server") || strchr(dev, '@') ||
              !strcmp(option->name, "gdb"))) {
-            refuse_port(plan, item, option->value);
+            refuse_port(plan, item, option);
         }
     }
     if (!strcmp(dev, "pty")) {
@@ -166,6 +169,11 @@ void plan_vnc(Plan *plan, const Option *option)
     g_auto(Props) props = props_parse(display ? display : "", "display");
     g_autofree char *address = props_get(&props, "display");
 
+    if (props_is(&props, "password", "on") &&
+        !props_has(&props, "password-secret")) {
+        plan_find(plan, FINDING_NOTE, "-vnc", "a password that was set over QMP "
+                  "does not move: set it again");
+    }
     if (address && g_str_has_prefix(address, "unix:")) {
         g_autofree char *moved = plan_move(plan, address + strlen("unix:"));
         g_autofree char *value = g_strconcat("unix:", moved, NULL);
@@ -177,7 +185,7 @@ void plan_vnc(Plan *plan, const Option *option)
         return;
     }
     if (address && strcmp(address, "none")) {
-        refuse_port(plan, "-vnc", option->value);
+        refuse_port(plan, "-vnc", option);
     }
     plan_add(plan, option->name, option->value);
 }
@@ -188,8 +196,13 @@ void plan_spice(Plan *plan, const Option *option)
     g_autofree char *path = props_get(&props, "addr");
     g_autofree char *moved = NULL, *text = NULL;
 
+    if (!props_is(&props, "disable-ticketing", "on") &&
+        !props_has(&props, "password-secret")) {
+        plan_find(plan, FINDING_NOTE, "-spice", "a password that was set over "
+                  "QMP does not move: set it again");
+    }
     if (props_has(&props, "port") || props_has(&props, "tls-port")) {
-        refuse_port(plan, "-spice", option->value);
+        refuse_port(plan, "-spice", option);
     } else if (props_is(&props, "unix", "on") && path) {
         moved = plan_move(plan, path);
         props_set(&props, "addr", moved);

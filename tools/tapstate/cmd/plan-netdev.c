@@ -196,7 +196,7 @@ static char *unnamed_id(const Plan *plan, const Props *props)
 }
 
 static void plan_other(Plan *plan, const char *item, const char *type,
-                       const Props *props)
+                       const Props *props, bool given)
 {
     static const char *const backends[] = {
         "vhost-user", "vhost-vdpa", "af-xdp", "netmap", NULL
@@ -205,8 +205,9 @@ static void plan_other(Plan *plan, const char *item, const char *type,
     if (g_strv_contains(backends, type)) {
         plan_find(plan, FINDING_NO, item, "a netdev of type %s serves one QEMU",
                   type);
-    } else if (props_has(props, "hostfwd") || props_has(props, "listen") ||
-               props_is(props, "server", "on")) {
+    } else if (!given && (props_has(props, "hostfwd") ||
+                          props_has(props, "listen") ||
+                          props_is(props, "server", "on"))) {
         plan_find(plan, FINDING_NO, item, "two processes cannot listen on one "
                   "port; give the target other arguments by --target-arg");
     } else if (strcmp(type, "none")) {
@@ -227,7 +228,7 @@ void plan_netdev(Plan *plan, const Option *option)
     }
     item = g_strdup_printf("netdev %s", id ? id : "without id");
     if (g_strcmp0(type, "tap") && g_strcmp0(type, "bridge")) {
-        plan_other(plan, item, type ? type : "", &props);
+        plan_other(plan, item, type ? type : "", &props, option->given);
         plan_add(plan, option->name, option->value);
         return;
     }

@@ -93,14 +93,13 @@ static bool is_child(JsonObject *property)
     return type && g_str_has_prefix(type, "child<");
 }
 
-/* Whether the source was started with this option and id, or the caller named it */
-static bool in_line(const Plan *plan, const char *name, const char *id)
+bool plan_in_line(const Plan *plan, const char *name, const char *id)
 {
     for (guint i = 0; i < plan->source->options->len; i++) {
         const Option *o = plan->source->options->pdata[i];
         g_auto(Props) props = { 0 };
 
-        if (!o->value || (!o->given && g_strcmp0(o->name, name))) {
+        if (!o->value || g_strcmp0(o->name, name)) {
             continue;
         }
         props = props_parse(o->value, "driver");
@@ -123,6 +122,12 @@ static bool has_child(JsonArray *list, const char *id)
     return false;
 }
 
+void plan_find_added(Plan *plan, const char *option, const char *id)
+{
+    plan_find(plan, FINDING_NO, id, "was added after the start; give its "
+              "arguments by --target-arg =-%s --target-arg =ARGUMENTS", option);
+}
+
 /* Devices and objects with an id that came after the start */
 static void check_added(Plan *plan, JsonArray *list, const char *option)
 {
@@ -130,16 +135,14 @@ static void check_added(Plan *plan, JsonArray *list, const char *option)
         JsonObject *property = array_object(list, i);
         const char *name = property ? member_string(property, "name") : NULL;
 
-        if (!name || !is_child(property) || in_line(plan, option, name)) {
+        if (!name || !is_child(property) || plan_in_line(plan, option, name)) {
             continue;
         }
         if (g_str_has_suffix(name, ".ram") ||
             strstr(member_string(property, "type"), "throttle-group")) {
             continue;
         }
-        plan_find(plan, FINDING_NO, name, "was added after the start; give its "
-                  "arguments by --target-arg =-%s --target-arg =ARGUMENTS",
-                  option);
+        plan_find_added(plan, option, name);
     }
 }
 
@@ -319,18 +322,40 @@ static void check_disks(Plan *plan)
     }
 }
 
+/* On btrfs and overlayfs, "maps" has another device than stat() */
+static bool maps_file(pid_t pid, const char *line, const struct stat *st)
+{
+    g_autofree char *range = g_strndup(line, strcspn(line, " "));
+    g_autofree char *path = g_strdup_printf("/proc/%d/map_files/%s", (int)pid,
+                                            range);
+    struct stat mapped;
+
+    return stat(path, &mapped) == 0 && mapped.st_dev == st->st_dev &&
+           mapped.st_ino == st->st_ino;
+}
+
 /* Whether the source has mapped the file that this path names now */
 static bool is_mapped(const Plan *plan, const struct stat *st)
 {
-    g_autofree char *path = g_strdup_printf("/proc/%d/maps",
-                                            (int)plan->source->process->pid);
+    pid_t pid = plan->source->process->pid;
+    g_autofree char *path = g_strdup_printf("/proc/%d/maps", (int)pid);
     g_autofree char *maps = NULL;
     g_autofree char *wanted =
         g_strdup_printf(" %02x:%02x %lu ", major(st->st_dev),
                         minor(st->st_dev), (unsigned long)st->st_ino);
+    g_auto(GStrv) lines = NULL;
 
-    return g_file_get_contents(path, &maps, NULL, NULL) &&
-           strstr(maps, wanted);
+    if (!g_file_get_contents(path, &maps, NULL, NULL)) {
+        return false;
+    }
+    lines = g_strsplit(maps, "\n", -1);
+    for (char **line = lines; *line; line++) {
+        if (strstr(*line, wanted) ||
+            (strchr(*line, '/') && maps_file(pid, *line, st))) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool check_memory_file(Plan *plan, const char *file)
@@ -405,4 +430,5 @@ void plan_check_vm(Plan *plan)
     check_objects(plan);
     check_disks(plan);
     check_memory(plan);
+    plan_check_added(plan);
 }

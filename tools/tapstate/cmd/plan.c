@@ -11,6 +11,8 @@
 
 #include "plan.h"
 
+#define LOG_SUFFIX ".after-"
+
 static void finding_free(Finding *finding)
 {
     g_free(finding->item);
@@ -107,12 +109,28 @@ static void plan_pidfile(Plan *plan, const Option *option)
     plan_add(plan, "pidfile", path);
 }
 
-/* A log would be truncated */
+/* Length of a name without the ".after-PID" of an earlier update */
+static gsize log_length(const char *path)
+{
+    const char *end = g_strrstr(path, LOG_SUFFIX);
+    const char *digits = end ? end + strlen(LOG_SUFFIX) : "";
+
+    return *digits && !digits[strspn(digits, "0123456789")] ?
+           (gsize)(end - path) : strlen(path);
+}
+
+/* QEMU truncates a log when it starts. "%d" is its pid: such a name is new */
 static void plan_log(Plan *plan, const Option *option)
 {
-    g_autofree char *base = unsuffixed(option->value);
-    g_autofree char *path = g_strconcat(base, plan->suffix, NULL);
+    g_autofree char *path = NULL;
 
+    if (strstr(option->value, "%d")) {
+        plan_add(plan, "D", option->value);
+        return;
+    }
+    path = g_strdup_printf("%.*s" LOG_SUFFIX "%d",
+                           (int)log_length(option->value), option->value,
+                           (int)plan->source->process->pid);
     plan_find(plan, FINDING_NOTE, "log", "the target writes to %s", path);
     plan_add(plan, "D", path);
 }
@@ -234,7 +252,7 @@ static const struct {
 
 static void plan_option(Plan *plan, const Option *option)
 {
-    for (guint i = 0; !option->given && i < G_N_ELEMENTS(rules); i++) {
+    for (guint i = 0; i < G_N_ELEMENTS(rules); i++) {
         if (!g_strcmp0(option->name, rules[i].name)) {
             rules[i].plan(plan, option);
             return;
@@ -247,46 +265,73 @@ static void plan_option(Plan *plan, const Option *option)
     plan_add(plan, option->name, option->value);
 }
 
-/* Replace, remove, or (without OLD) add an argument */
-static bool apply_change(GPtrArray *options, const char *change)
+/* Whether @change is "-NAME=" or "VALUE=NEW" of this option */
+static bool is_changed(const Option *o, const char *change)
 {
-    if (*change == '=' && change[1]) {
-        Option *option = g_new0(Option, 1);
+    g_autofree char *name = g_strdup_printf("-%s=", o->name);
+    g_autofree char *value = g_strdup_printf("%s=", o->value);
 
-        option->value = g_strdup(change + 1);
-        option->given = true;
-        g_ptr_array_add(options, option);
-        return true;
-    }
-    for (guint i = 0; i < options->len; i++) {
-        Option *o = options->pdata[i];
-        g_autofree char *name = g_strdup_printf("-%s=", o->name);
-        g_autofree char *value = g_strdup_printf("%s=", o->value);
-
-        if (o->name && !strcmp(change, name)) {
-            g_ptr_array_remove_index(options, i);
-            return true;
-        }
-        if (o->value && g_str_has_prefix(change, value)) {
-            g_free(o->value);
-            o->value = g_strdup(change + strlen(value));
-            o->given = true;
-            return true;
-        }
-    }
-    return false;
+    return (o->name && !strcmp(change, name)) ||
+           (o->value && g_str_has_prefix(change, value));
 }
 
+/* Replace a value, or remove an option */
+static bool apply_change(GPtrArray *options, const char *change, GError **errp)
+{
+    Option *found = NULL;
+    const char *new;
+    guint n = 0;
+
+    for (guint i = options->len; i-- > 0;) {
+        if (is_changed(options->pdata[i], change)) {
+            found = options->pdata[i];
+            n++;
+        }
+    }
+    if (!n) {
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
+                    "--target-arg '%s': the source has no such argument; "
+                    "see --dry-run", change);
+        return false;
+    }
+    new = found->value && g_str_has_prefix(change, found->value) ?
+          change + strlen(found->value) + 1 : "";
+    if (!*new && n > 1) {
+        g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
+                    "--target-arg '%s': the source has %u of these; name one "
+                    "by its value: --target-arg VALUE=", change, n);
+        return false;
+    }
+    if (*new) {
+        g_free(found->value);
+        found->value = g_strdup(new);
+        found->given = true;
+    } else {
+        g_ptr_array_remove(options, found);
+    }
+    return true;
+}
+
+/* Those without OLD are a command line that goes behind the source's */
 static bool apply_changes(GPtrArray *options, char **changes, GError **errp)
 {
+    g_autoptr(GPtrArray) argv = g_ptr_array_new();
+    g_autoptr(GPtrArray) added = NULL;
+
+    g_ptr_array_add(argv, (gpointer)"");
     for (char **c = changes; c && *c; c++) {
-        if (!apply_change(options, *c)) {
-            g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
-                        "--target-arg '%s': the source has no such argument; "
-                        "see --dry-run", *c);
+        if (**c == '=' && (*c)[1]) {
+            g_ptr_array_add(argv, *c + 1);
+        } else if (!apply_change(options, *c, errp)) {
             return false;
         }
     }
+    g_ptr_array_add(argv, NULL);
+    added = cmdline_parse((char **)argv->pdata);
+    for (guint i = 0; i < added->len; i++) {
+        ((Option *)added->pdata[i])->given = true;
+    }
+    g_ptr_array_extend_and_steal(options, g_steal_pointer(&added));
     return true;
 }
 

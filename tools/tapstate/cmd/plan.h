@@ -76,6 +76,12 @@ void plan_nic(Plan *plan, const Option *option);
 
 /* plan-vm.c: compare the command line with what QEMU says */
 void plan_check_vm(Plan *plan);
+/* Whether the target's command line has this option with this id */
+bool plan_in_line(const Plan *plan, const char *name, const char *id);
+void plan_find_added(Plan *plan, const char *option, const char *id);
+
+/* plan-added.c: what came over QMP, and no device shows */
+void plan_check_added(Plan *plan);
 
 /* plan-unit.c: the systemd unit of the source */
 void plan_check_unit(Plan *plan);

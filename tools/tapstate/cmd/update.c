@@ -349,7 +349,8 @@ int cmd_update(int argc, char **argv, const char *usage)
         { "timeout", 0, 0, G_OPTION_ARG_INT, &o.timeout,
           "give up a migration that takes longer (300)", "SECONDS" },
         { "target-arg", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.changes,
-          "replace an argument; =NEW adds one, -NAME= removes an option",
+          "replace an argument; =NEW adds one; OLD= or -NAME= removes an "
+          "option",
           "OLD=NEW" },
         { "resume", 0, 0, G_OPTION_ARG_NONE, &o.resume,
           "end an update that was interrupted", NULL },
