@@ -128,7 +128,7 @@ class UpdatableVm:
             time.sleep(0.02)
         return self
 
-    def cmd(self, name, **args):
+    def cmd(self, name, /, **args):
         """Run a QMP command."""
         qmp = QEMUMonitorProtocol(self.socket)
         try:
@@ -139,7 +139,7 @@ class UpdatableVm:
             with contextlib.suppress(QMPError, OSError, EOFError):
                 qmp.close()
 
-    def try_cmd(self, name, **args):
+    def try_cmd(self, name, /, **args):
         """Run a QMP command, and return None if nobody answers."""
         try:
             return self.cmd(name, **args)

@@ -279,6 +279,77 @@ class Updates(UpdateTest):
                      "CapBnd:\t0000000000000000"):
             self.assertIn(line, text)
 
+    def test_user_namespace(self):
+        """A user who is root in a namespace, with a TAP of his own."""
+        if subprocess.run(["unshare", "--user", "true"], check=False).returncode:
+            self.skipTest("user namespaces: not in a chroot")
+        vm = self.vm()
+        vm.quit()
+        run("chmod", "-R", "777", self.directory.name)
+        vm.start("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+                 "unshare", "--user", "--map-root-user", "--net", "sh", "-c",
+                 f"ip tuntap add {DEV} mode tap multi_queue vnet_hdr && "
+                 f"ip link set {DEV} up && exec \"$@\"", "sh")
+        for _ in range(2):
+            pid = vm.get_pid()
+            spaces = [os.readlink(f"/proc/{pid}/ns/{name}")
+                      for name in ("user", "net")]
+            self.assertRegex(self.update(vm), "netdev net0: (not )?verified")
+            self.check_updated(vm, pid)
+            self.assertEqual(spaces, [os.readlink(f"/proc/{vm.get_pid()}/ns/{name}")
+                                      for name in ("user", "net")])
+
+    def test_ambient_capabilities(self):
+        """A QEMU that is not root may have a few rights of root."""
+        vm = self.vm(netdev=None)
+        vm.quit()
+        run("chmod", "-R", "777", self.directory.name)
+        vm.start("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+                 "--inh-caps=-all,+net_admin", "--ambient-caps=+net_admin",
+                 "--bounding-set=-all,+net_admin")
+        for _ in range(2):
+            pid = vm.get_pid()
+            self.update(vm)
+            self.check_updated(vm, pid)
+        with open(f"/proc/{vm.get_pid()}/status", encoding="ascii") as status:
+            text = status.read()
+        for name in "Inh", "Prm", "Eff", "Bnd", "Amb":
+            self.assertIn(f"Cap{name}:\t0000000000001000", text)
+
+    def test_log(self):
+        """No log takes the place of an earlier one."""
+        vm = self.vm("-D", self.path("log"), "-d", "guest_errors")
+        logs = ["log"]
+        for _ in range(3):
+            with open(self.path(logs[-1]), "a", encoding="ascii") as log:
+                log.write(f"{logs[-1]}\n")
+            logs.append(f"log.after-{vm.get_pid()}")
+            self.update(vm)
+        for name in logs[:-1]:
+            with open(self.path(name), encoding="ascii") as log:
+                self.assertIn(f"{name}\n", log.read())
+        self.assertTrue(os.path.exists(self.path(logs[-1])))
+
+    def test_memory_file_on_overlayfs(self):
+        """/proc/PID/maps may have another device than the path."""
+        for name in "upper", "work", "merged":
+            os.mkdir(self.path(name))
+        # A lower directory of another file system
+        lower = tempfile.mkdtemp(dir="/tmp")
+        self.addCleanup(shutil.rmtree, lower)
+        with open(f"{lower}/memory", "wb") as file:
+            file.truncate(64 << 20)
+        run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={lower},"
+            f"upperdir={self.path('upper')},workdir={self.path('work')}",
+            self.path("merged"))
+        self.addCleanup(run, "umount", "-l", self.path("merged"))
+        vm = self.vm("-object", "memory-backend-file,id=mem,size=64M,share=on,"
+                     f"mem-path={self.path('merged/memory')}", memory=False,
+                     machine="q35,memory-backend=mem")
+        self.assertIn("in a shared file: not copied",
+                      tool("check", "--qmp", vm.socket).stdout)
+        self.update(vm)
+
     def test_target_arg(self):
         port = "tcp:127.0.0.1:7777,server,nowait"
         other = port.replace("7777", "7778")
@@ -292,6 +363,18 @@ class Updates(UpdateTest):
         with self.assertRaises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", 7778))
         self.update(vm, "--target-arg", "nonsense=x", status=2)
+
+    def test_target_arg_of_several(self):
+        hmp = [f"unix:{self.path(f'm{i}')},server,nowait" for i in range(2)]
+        vm = self.vm("-monitor", hmp[0], "-monitor", hmp[1])
+        self.assertIn("has 2 of these", self.update(
+            vm, "--target-arg", "-monitor=", status=2))
+        self.update(vm, "--target-arg", f"{hmp[0]}=", "--target-arg", "=-monitor",
+                    "--target-arg", f"=unix:{self.path('new')},server,nowait")
+        for name, there in ("m0", False), ("m1", True), ("new", True):
+            with socket.socket(socket.AF_UNIX) as client:
+                self.assertEqual(client.connect_ex(self.path(name)) == 0, there,
+                                 name)
 
 
 class Stock(UpdateTest):
@@ -398,6 +481,62 @@ class Refusals(UpdateTest):
         vm = self.vm("-device", "pcie-root-port,id=rp")
         vm.cmd("device_add", driver="virtio-rng-pci", bus="rp")
         self.refused(vm, "1 devices without id, and the command line has 0")
+
+    def test_hot_plugged_netdev(self):
+        vm = self.vm("-device", "pcie-root-port,id=rp", netdev=None)
+        vm.cmd("netdev_add", type="tap", id="net1", ifname=DEV, queues=2,
+               script="no", downscript="no",
+               **{"local-migration-supported": True})
+        self.refused(vm, "net1 +was added after the start")
+        device = {"driver": "virtio-net-pci", "id": "nic1", "netdev": "net1",
+                  "mq": True, "bus": "rp", "romfile": ""}
+        vm.cmd("device_add", **device)
+        pid = vm.get_pid()
+        args = ["-netdev", "tap,id=net1", "-device", json.dumps(device)]
+        out = self.update(vm, *[word for arg in args
+                                for word in ("--target-arg", f"={arg}")])
+        self.assertRegex(out, "netdev net1: (not )?verified")
+        self.check_updated(vm, pid)
+
+    def test_chardevs(self):
+        vm = self.vm("-serial", "null")
+        vm.cmd("chardev-add", id="more", backend={"type": "null", "data": {}})
+        self.refused(vm, "more +was added after the start")
+        vm.cmd("chardev-remove", id="more")
+        self.update(vm)
+
+    def disk(self, *options):
+        with open(self.path("disk"), "wb") as file:
+            file.truncate(1 << 20)
+        return self.vm("-blockdev", "driver=file,node-name=file,filename="
+                       f"{self.path('disk')}", "-device",
+                       "virtio-blk-pci,drive=file,id=disk", *options)
+
+    def test_export(self):
+        vm = self.disk()
+        vm.cmd("nbd-server-start", addr={"type": "unix", "data": {
+            "path": self.path("nbd")}})
+        vm.cmd("block-export-add", type="nbd", id="e", **{"node-name": "file"})
+        self.refused(vm, "export e +the target would not have it")
+        vm.cmd("block-export-del", id="e")
+        self.update(vm)
+
+    def test_bitmap(self):
+        vm = self.disk()
+        vm.cmd("block-dirty-bitmap-add", node="file", name="b")
+        self.refused(vm, "bitmap 'b', which is not persistent")
+        vm.cmd("block-dirty-bitmap-remove", node="file", name="b")
+        self.update(vm)
+
+    def test_limits_of_a_disk(self):
+        vm = self.disk()
+        limits = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd",
+                                "iops_wr"), 0)
+        disk = "/machine/peripheral/disk/virtio-backend"
+        vm.cmd("block_set_io_throttle", id=disk, **{**limits, "iops_wr": 7})
+        self.refused(vm, "its limit iops_wr was set after the start")
+        vm.cmd("block_set_io_throttle", id=disk, **limits)
+        self.update(vm)
 
     def test_objects(self):
         vm = self.vm()
@@ -626,11 +765,11 @@ class Failures(UpdateTest):
 class Killed(UpdateTest):
     """SIGKILL of the tool before each of its actions, and then --resume"""
 
-    def kill_at(self, vm, number):
+    def kill_at(self, vm, number, actions=ACTIONS, only=()):
         """Return whether the tool got to its action of this number."""
         result = subprocess.run(
-            ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={ACTIONS}",
-             "-e", f"inject={ACTIONS}:signal=KILL:when={number}", "--", TOOL,
+            ["strace", "-qq", "-o", "/dev/null", *only, "-e", f"trace={actions}",
+             "-e", f"inject={actions}:signal=KILL:when={number}", "--", TOOL,
              "update", "--qmp", vm.socket], stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, check=False, timeout=120)
         return result.returncode != 0
@@ -691,10 +830,52 @@ class Killed(UpdateTest):
     def test_patched_source(self):
         self.each_action(self.vm())
 
+    def journal(self, vm):
+        with contextlib.suppress(FileNotFoundError), \
+                open(f"{vm.socket}.tapstate", encoding="ascii") as file:
+            return json.load(file)
+        return {}
+
+    def kill_in_postmigrate(self, vm, other):
+        """Kill the tool when the target has the guest, and was not told to run.
+
+        It is about to write that to its journal. Return the target.
+        """
+        number = 1
+        while self.kill_at(vm, number, "openat",
+                           ("-P", f"{vm.socket}.tapstate.new")):
+            journal = self.journal(vm)
+            if (journal.get("phase") == "migrate" and
+                    other.cmd("query-status")["status"] == "postmigrate"):
+                return journal["target"]
+            self.resume(vm)
+            number += 1
+        raise AssertionError(f"{number - 1} journals, none in postmigrate")
+
+    def postmigrate(self):
+        vm = self.vm("-qmp", f"unix:{self.path('q2')},server=on,wait=off")
+        other = UpdatableVm("vm", [], self.directory.name)
+        other.socket = self.path("q2")
+        return vm, other, vm.get_pid(), self.kill_in_postmigrate(vm, other)
+
+    def test_target_dies_in_postmigrate(self):
+        vm, _, pid, target = self.postmigrate()
+        os.kill(target, signal.SIGKILL)
+        self.assertEqual(self.resume(vm), 1)
+        self.check_stayed(vm, pid)
+
+    def test_source_continued_by_hand(self):
+        vm, other, pid, target = self.postmigrate()
+        other.cmd("cont")
+        self.assertEqual(self.resume(vm), 1)
+        self.check_stayed(vm, pid)
+        self.assertFalse(alive(target))
+
 
 class Fleet(UpdateTest):
     def test_all(self):
-        vms = [self.vm(name=f"vm{i}", netdev=None) for i in range(4)]
+        vms = [self.vm("-qmp", f"unix:{self.path(f'more{i}')},server,nowait",
+                       name=f"vm{i}", netdev=None) for i in range(4)]
         # A directory may have other sockets.
         other = socket.socket(socket.AF_UNIX)
         self.addCleanup(other.close)
@@ -716,6 +897,7 @@ class Fleet(UpdateTest):
         result = tool("update", "--all", self.directory.name)
         self.assertEqual(result.returncode, 0, result.stdout)
         self.assertIn("4 guests: 4 done", result.stdout)
+        self.assertEqual(result.stdout.count("another socket of a QEMU above"), 4)
 
 
 def main():

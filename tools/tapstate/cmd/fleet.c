@@ -12,6 +12,7 @@
 
 typedef struct Guest {
     const char *socket;
+    int pid; /* which listens on it, or 0 */
     GSubprocess *process;
     bool ended;
     int status;
@@ -24,18 +25,36 @@ typedef struct Run {
     GMainLoop *loop;
 } Run;
 
-/* Whether a QMP server listens: a directory has other sockets, too */
-static bool is_qmp(const char *path)
+static void skip(const char *path, const char *why)
 {
-    Qmp *qmp = qmp_open(path, NULL);
+    g_autofree char *name = printable(path, false);
 
-    if (qmp) {
-        qmp_close(qmp);
-    } else {
-        printf("%-40s  skipped   no QMP server, or another client is "
-               "connected\n", path);
+    printf("%-40s  skipped   %s\n", name, why);
+}
+
+static bool is_known(GArray *guests, int pid)
+{
+    for (guint i = 0; i < guests->len; i++) {
+        if (pid && g_array_index(guests, Guest, i).pid == pid) {
+            return true;
+        }
     }
-    return qmp;
+    return false;
+}
+
+/* A directory has other sockets, too, and a QEMU may have several for QMP */
+static void add_guest(GArray *guests, const char *path, bool must)
+{
+    g_autoptr(Qmp) qmp = qmp_open(path, NULL);
+    Guest guest = { .socket = path, .pid = qmp ? qmp_pid(qmp) : 0 };
+
+    if (!qmp && !must) {
+        skip(path, "no QMP server, or another client is connected");
+    } else if (is_known(guests, guest.pid)) {
+        skip(path, "another socket of a QEMU above");
+    } else {
+        g_array_append_val(guests, guest);
+    }
 }
 
 /* Sockets only: logs and pidfiles may be beside them */
@@ -46,14 +65,12 @@ static bool find_sockets(const Fleet *fleet, glob_t *found, GArray *guests)
 
     glob(inside ? inside : fleet->pattern, 0, NULL, found);
     for (size_t i = 0; i < found->gl_pathc; i++) {
-        Guest guest = { .socket = found->gl_pathv[i] };
+        const char *path = found->gl_pathv[i];
         struct stat st;
 
-        if (stat(guest.socket, &st) == 0 && S_ISSOCK(st.st_mode) &&
-            !strstr(guest.socket, SUFFIX_1) &&
-            !strstr(guest.socket, SUFFIX_2) &&
-            (!inside || is_qmp(guest.socket))) {
-            g_array_append_val(guests, guest);
+        if (stat(path, &st) == 0 && S_ISSOCK(st.st_mode) &&
+            !strstr(path, SUFFIX_1) && !strstr(path, SUFFIX_2)) {
+            add_guest(guests, path, !inside);
         }
     }
     return guests->len;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <linux/capability.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -276,6 +277,41 @@ static void drop_capabilities(const Launch *l)
     }
 }
 
+static guint64 capabilities(const Launch *l, const char *name)
+{
+    const char *line = status_line(l, name);
+
+    return line ? g_ascii_strtoull(line, NULL, 16) : 0;
+}
+
+/* An exec keeps the ambient capabilities of a user other than root */
+static void raise_capabilities(const Launch *l)
+{
+    guint64 ambient = capabilities(l, "CapAmb");
+    guint64 inherit = capabilities(l, "CapInh") | ambient;
+    struct __user_cap_header_struct header = {
+        .version = _LINUX_CAPABILITY_VERSION_3,
+    };
+    struct __user_cap_data_struct data[2];
+
+    if (!ambient) {
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        data[i].effective = data[i].permitted = ambient >> 32 * i;
+        data[i].inheritable = inherit >> 32 * i;
+    }
+    if (syscall(SYS_capset, &header, data) < 0) {
+        give_up(l, "its capabilities");
+    }
+    for (int cap = 0; cap < 64; cap++) {
+        if (ambient >> cap & 1 &&
+            prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0) < 0) {
+            give_up(l, "its capabilities");
+        }
+    }
+}
+
 /* Lines are "REAL EFFECTIVE SAVED FILESYSTEM" */
 static void set_user(const Launch *l)
 {
@@ -304,9 +340,11 @@ static void set_user(const Launch *l)
         give_up(l, "its groups");
     }
     drop_capabilities(l);
+    prctl(PR_SET_KEEPCAPS, !!capabilities(l, "CapAmb"), 0, 0, 0);
     if (setresgid(g[0], g[1], g[2]) < 0 || setresuid(u[0], u[1], u[2]) < 0) {
         give_up(l, "its user");
     }
+    raise_capabilities(l);
 }
 
 static void G_GNUC_NORETURN run_child(Launch *l)
