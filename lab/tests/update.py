@@ -268,6 +268,9 @@ class Updates(UpdateTest):
                  "--reuid=65534", "--regid=65534", "--clear-groups",
                  "--bounding-set=-all", "--no-new-privs")
         pid = vm.get_pid()
+        # The caller's mount namespace has the binary, too: it was asked.
+        self.assertRegex(tool("check", "--qmp", vm.socket).stdout,
+                         r"ok +target .*\(\d+\.\d+\.\d+\)")
         net = os.readlink(f"/proc/{pid}/ns/net")
         self.update(vm)
         self.check_updated(vm, pid)

@@ -202,14 +202,16 @@ static void judge(Plan *plan, const Probe *probe)
     }
 }
 
-static bool same_mounts(const Plan *plan)
+/*
+ * Whether the caller has this binary, too. The mount namespaces of libvirt have
+ * all files of the host but for /dev.
+ */
+static bool same_binary(const Plan *plan, const char *path)
 {
-    g_autofree char *path = g_strdup_printf("/proc/%d/ns/mnt",
-                                            (int)plan->source->process->pid);
     struct stat a, b;
 
-    return stat(path, &a) == 0 && stat("/proc/self/ns/mnt", &b) == 0 &&
-           a.st_ino == b.st_ino;
+    return stat(path, &a) == 0 && stat(plan->binary, &b) == 0 &&
+           a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 /* Run no program that another user could have put there */
@@ -235,9 +237,10 @@ static void check_target(Plan *plan)
     } else if (plan->source && !plan->named && !is_trusted(path)) {
         plan_find(plan, FINDING_NO, "target", "%s belongs to another user, or "
                   "others may write it; name a QEMU with --qemu", plan->binary);
-    } else if (plan->source && !same_mounts(plan)) {
+    } else if (plan->source && !same_binary(plan, path)) {
         plan_find(plan, FINDING_NOTE, "target", "%s was not asked for what it "
-                  "can: it is in another mount namespace", plan->binary);
+                  "can: your mount namespace has another file, or none",
+                  plan->binary);
     } else if (!run_probe(plan, &probe, &err)) {
         plan_find(plan, FINDING_NO, "target", "%s: %s", plan->binary,
                   err->message);
