@@ -60,9 +60,23 @@ static void refuse_port(Plan *plan, const char *item, const Option *option)
     }
 }
 
+/* A socket that another program has bound, such as libvirt: name its path */
+static void name_path(const Plan *plan, Props *props)
+{
+    g_autofree char *fd = props_get(props, "fd");
+    g_autofree char *path = fd ? process_socket_path(plan->source->process, fd) :
+                                 NULL;
+
+    if (path) {
+        props_remove(props, "fd");
+        props_set(props, "path", path);
+    }
+}
+
 static void plan_socket_chardev(Plan *plan, const char *item, Props *props,
                                 const Option *option)
 {
+    name_path(plan, props);
     if (props_has(props, "path")) {
         move_socket(plan, item, props);
     } else if (props_has(props, "fd")) {

@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 
 #include "command.h"
 #include "process.h"
@@ -159,6 +161,39 @@ bool process_wait(const Process *process, int seconds)
 void process_kill(const Process *process, int signal)
 {
     syscall(SYS_pidfd_send_signal, process->pidfd, signal, NULL, 0);
+}
+
+/* An abstract socket has a 0 ahead of its name */
+static char *path_of_socket(int fd)
+{
+    struct sockaddr_un address = { 0 };
+    socklen_t len = sizeof(address), size = sizeof(int);
+    int listens = 0;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0 ||
+        !listens || getsockname(fd, (struct sockaddr *)&address, &len) < 0 ||
+        address.sun_family != AF_UNIX || !*address.sun_path) {
+        return NULL;
+    }
+    return g_strndup(address.sun_path, sizeof(address.sun_path));
+}
+
+char *process_socket_path(const Process *process, const char *fd)
+{
+    guint64 number;
+    int copy;
+    char *path;
+
+    if (!g_ascii_string_to_unsigned(fd, 10, 0, G_MAXINT, &number, NULL)) {
+        return NULL;
+    }
+    copy = tapstate_borrow(process->pid, number, NULL);
+    if (copy < 0) {
+        return NULL;
+    }
+    path = path_of_socket(copy);
+    close(copy);
+    return path;
 }
 
 char *process_path(const Process *process, const char *path)

@@ -34,6 +34,12 @@ void process_kill(const Process *process, int signal);
 bool process_limit(pid_t pid, int resource, struct rlimit *limit);
 
 /*
+ * Path of the UNIX socket that the process listens on with file descriptor @fd,
+ * as it has it in its command line, or NULL
+ */
+char *process_socket_path(const Process *process, const char *fd);
+
+/*
  * Write a path of the command line as one that this process can use. It stays
  * valid after the process has ended.
  */

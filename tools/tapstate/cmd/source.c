@@ -194,7 +194,8 @@ static char *path_of_qmp(const char *value)
 }
 
 /* Path of the server socket of a chardev, or NULL */
-static char *path_of_chardev(GPtrArray *options, const char *id)
+static char *path_of_chardev(const Process *process, GPtrArray *options,
+                             const char *id)
 {
     for (guint i = 0; i < options->len; i++) {
         const Option *o = options->pdata[i];
@@ -205,19 +206,23 @@ static char *path_of_chardev(GPtrArray *options, const char *id)
         }
         props = props_parse(o->value, "backend");
         if (props_is(&props, "id", id)) {
-            return props_get(&props, "path");
+            g_autofree char *fd = props_get(&props, "fd");
+
+            return fd ? process_socket_path(process, fd) :
+                        props_get(&props, "path");
         }
     }
     return NULL;
 }
 
-static char *path_of_mon(GPtrArray *options, const char *value)
+static char *path_of_mon(const Process *process, GPtrArray *options,
+                         const char *value)
 {
     g_auto(Props) props = props_parse(value, "chardev");
     g_autofree char *id = props_get(&props, "chardev");
 
     return id && props_is(&props, "mode", "control") ?
-           path_of_chardev(options, id) : NULL;
+           path_of_chardev(process, options, id) : NULL;
 }
 
 char *source_find_socket(pid_t pid, GError **errp)
@@ -233,7 +238,7 @@ char *source_find_socket(pid_t pid, GError **errp)
         if (o->value && !g_strcmp0(o->name, "qmp")) {
             path = path_of_qmp(o->value);
         } else if (o->value && !g_strcmp0(o->name, "mon")) {
-            path = path_of_mon(options, o->value);
+            path = path_of_mon(process, options, o->value);
         }
     }
     if (!process) {

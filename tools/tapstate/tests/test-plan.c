@@ -5,6 +5,8 @@
  */
 #include <string.h>
 #include <unistd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include "../cmd/plan.h"
 
@@ -149,6 +151,42 @@ static void test_rules(void)
     }
 }
 
+static int listen_at(const char *path)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    g_strlcpy(address.sun_path, path, sizeof(address.sun_path));
+    g_assert_no_errno(bind(fd, (struct sockaddr *)&address, sizeof(address)));
+    return fd;
+}
+
+/* As libvirt starts a QEMU: it binds the socket of the monitor */
+static void test_socket_by_fd(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("test-plan-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "monitor", NULL);
+    int fd = listen_at(path);
+    g_autofree char *value = g_strdup_printf("socket,id=c,fd=%d,server=on", fd);
+    g_autofree char *wanted = g_strdup_printf("-chardev socket,id=c,server=on,"
+                                              "path=%s" SUFFIX_1 ",wait=off",
+                                              path);
+    g_autofree char *refused = NULL, *args = NULL;
+    guint refusals, moves;
+
+    /* A client may have such an address, too. */
+    refused = apply(plan_chardev, "chardev", value, &refusals, &moves);
+    g_assert_cmpuint(refusals, ==, 1);
+    g_assert_no_errno(listen(fd, 1));
+    args = apply(plan_chardev, "chardev", value, &refusals, &moves);
+    g_assert_cmpstr(args, ==, wanted);
+    g_assert_cmpuint(refusals, ==, 0);
+    g_assert_cmpuint(moves, ==, 1);
+    close(fd);
+    unlink(path);
+    rmdir(dir);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -157,5 +195,6 @@ int main(int argc, char **argv)
     g_test_add_func("/plan/json-types", test_json_types);
     g_test_add_func("/plan/options", test_options);
     g_test_add_func("/plan/rules", test_rules);
+    g_test_add_func("/plan/socket-by-fd", test_socket_by_fd);
     return g_test_run();
 }
