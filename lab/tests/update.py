@@ -583,6 +583,18 @@ class Refusals(UpdateTest):
             self.refused(vm, message)
             vm.quit()
 
+    def test_client_of_another_monitor(self):
+        """Such as libvirt, which would take the guest for shut off."""
+        path = self.path("mon")
+        vm = self.vm("-chardev", f"socket,id=m,path={path},server=on,wait=off",
+                     "-mon", "chardev=m,mode=control")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            client.recv(1000)
+            self.refused(vm, f"a program that uses {path}.*--qmp {path} --pid "
+                         f"{vm.get_pid()}")
+        self.update(vm)
+
     def test_long_path(self):
         deep = self.path("d" * 80)
         os.mkdir(deep)

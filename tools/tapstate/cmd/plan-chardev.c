@@ -224,3 +224,59 @@ void plan_spice(Plan *plan, const Option *option)
     }
     plan_add(plan, option->name, text ? text : option->value);
 }
+
+/* Path of a UNIX socket with a client, as QEMU describes it, or NULL */
+static char *path_with_client(JsonObject *chardev)
+{
+    const char *text = member_string(chardev, "filename");
+    g_autofree char *path = NULL;
+    char *end;
+
+    if (!text || !g_str_has_prefix(text, "unix:")) {
+        return NULL;
+    }
+    path = g_strdup(text + strlen("unix:"));
+    end = strstr(path, ",server");
+    if (end) {
+        *end = 0;
+    }
+    return unsuffixed(path);
+}
+
+static bool is_monitor(const Plan *plan, const char *id)
+{
+    for (guint i = 0; i < plan->source->options->len; i++) {
+        const Option *o = plan->source->options->pdata[i];
+        g_auto(Props) props = { 0 };
+
+        if (g_strcmp0(o->name, "mon") || !o->value) {
+            continue;
+        }
+        props = props_parse(o->value, "chardev");
+        if (props_is(&props, "chardev", id) &&
+            props_is(&props, "mode", "control")) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* libvirt could start a guest a second time that it takes for shut off */
+void plan_check_clients(Plan *plan)
+{
+    g_autoptr(JsonArray) chardevs = qmp_list(plan->source->qmp, "query-chardev",
+                                             NULL, NULL);
+
+    for (guint i = 0; chardevs && i < json_array_get_length(chardevs); i++) {
+        JsonObject *chardev = array_object(chardevs, i);
+        g_autofree char *path = chardev ? path_with_client(chardev) : NULL;
+
+        if (path && is_monitor(plan, member_string(chardev, "label")) &&
+            !same_path(plan->source, path)) {
+            plan_find(plan, FINDING_NO, "monitor", "a program that uses %s, "
+                      "such as libvirt, would take the guest for ended; stop "
+                      "it, and use '--qmp %s --pid %d'", path, path,
+                      (int)plan->source->process->pid);
+        }
+    }
+}

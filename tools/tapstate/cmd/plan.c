@@ -388,6 +388,7 @@ static void plan_all(Plan *plan)
     plan_add(plan, "S", NULL);
     plan_add(plan, "incoming", "defer");
     check_paths(plan);
+    plan_check_clients(plan);
     plan_check_vm(plan);
     plan_check_host(plan);
 }

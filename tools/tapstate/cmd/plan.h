@@ -69,6 +69,8 @@ void plan_character(Plan *plan, const Option *option);
 void plan_chardev(Plan *plan, const Option *option);
 void plan_vnc(Plan *plan, const Option *option);
 void plan_spice(Plan *plan, const Option *option);
+/* Refuse if another program follows the source by its own monitor */
+void plan_check_clients(Plan *plan);
 
 /* plan-netdev.c */
 void plan_netdev(Plan *plan, const Option *option);
