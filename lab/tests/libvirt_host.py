@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A host with one libvirtd or two, in namespaces of a test
+
+libvirt has Debian's defaults, but for the files that QEMU may open, and writes to
+overlays of /etc and /var, which end with the test.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+NAME = "guest"
+# What libvirt knows of the domain that runs
+STATUS = f"/run/libvirt/qemu/{NAME}.xml"
+# Directory of a second libvirtd
+SECOND = "/tmp/second"
+FIRST_URI = "qemu+unix:///system?socket=/run/libvirt/libvirt-sock"
+SECOND_URI = f"qemu+unix:///system?socket={SECOND}/libvirt-sock"
+
+# Give the shell that runs this, and its libvirtd, files of their own.
+VIEW = """set -e
+view() { # DIRECTORY: where the files are
+    for dir in etc var; do
+        mkdir -p "$1/$dir" "$1/$dir.work"
+        mount -t overlay overlay "/$dir" \\
+            -o "lowerdir=/$dir,upperdir=$1/$dir,workdir=$1/$dir.work"
+    done
+    mount -t tmpfs -o mode=755 tmpfs /run
+    rm -rf /var/lib/libvirt/qemu/domain-*
+}
+"""
+# libvirt wants a root directory that is a mount.
+ROOT = 'mount --rbind / /mnt && exec chroot /mnt env -C "$PWD" sh -c "$0" "$@"'
+# This shell is process 1, and reaps QEMUs whose libvirtd has ended.
+INIT = VIEW + """mount -t proc proc /proc
+view /tmp/first
+mount -t devpts -o newinstance,ptmxmode=666 devpts /dev/pts
+mount --bind /dev/pts/ptmx /dev/ptmx
+mknod -m 666 /tmp/tun c 10 200
+mount --bind /tmp/tun /dev/net/tun
+cat >>/etc/libvirt/qemu.conf <<END
+cgroup_device_acl = ["/dev/null", "/dev/full", "/dev/zero", "/dev/random",
+    "/dev/urandom", "/dev/ptmx", "/dev/kvm", "/dev/net/tun"]
+END
+cp "$LAB_GUEST_KERNEL" /tmp/vmlinux
+cp "$LAB_GUEST_INITRD" /tmp/initrd
+virtlogd -d
+python3 "$0" inside "$@"
+exit $?
+"""
+INIT_SECOND = VIEW + f"""view {SECOND}
+hostname second
+cat >>/etc/libvirt/libvirtd.conf <<END
+host_uuid = "5ec05ec0-0000-4000-8000-000000000002"
+unix_sock_dir = "{SECOND}"
+END
+virtlogd -d
+exec libvirtd -d -p {SECOND}/libvirtd.pid
+"""
+
+
+def enter_host(program, *args):
+    """Run a program there, with the argument "inside"; return its status."""
+    return subprocess.run(
+        ["unshare", "--mount", "--propagation", "unchanged", "--uts", "--pid",
+         "--fork", "--kill-child", "sh", "-c", ROOT, INIT, program, *args],
+        check=False).returncode
+
+
+def run(*command, status=0):
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True,
+                            stderr=subprocess.STDOUT, timeout=300, check=False)
+    if result.returncode != status:
+        raise AssertionError(f"{command}: status {result.returncode}: "
+                             f"{result.stdout}")
+    return result.stdout
+
+
+def wait(condition, what, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not in {seconds} s")
+        time.sleep(0.05)
+
+
+def succeeds(*command):
+    return subprocess.run(command, capture_output=True,
+                          check=False).returncode == 0
+
+
+def virsh(*args, uri=FIRST_URI, status=0):
+    return run("virsh", "-q", "-c", uri, *args, status=status).strip()
+
+
+def destroy(uri=FIRST_URI):
+    """End the domain if it is there."""
+    succeeds("virsh", "-c", uri, "destroy", NAME)
+
+
+def start_libvirtd():
+    run("libvirtd", "-d")
+    wait(lambda: succeeds("virsh", "-c", FIRST_URI, "uri"), "libvirtd")
+
+
+def start_second_libvirtd():
+    run("unshare", "--mount", "--propagation", "private", "--uts", "sh", "-c",
+        INIT_SECOND)
+    wait(lambda: succeeds("virsh", "-c", SECOND_URI, "uri"), "a second libvirtd")
+
+
+def stop_libvirtd(directory="/run"):
+    """Stop it; its domains run on."""
+    with open(f"{directory}/libvirtd.pid", encoding="ascii") as file:
+        pid = int(file.read())
+    os.kill(pid, signal.SIGTERM)
+    wait(lambda: not os.path.exists(f"/proc/{pid}"), "the end of libvirtd")
+
+
+def find_in_status(pattern):
+    with open(STATUS, encoding="utf-8") as file:
+        return re.search(pattern, file.read()).group(1)
+
+
+def pid_of_guest():
+    return int(find_in_status(r"<domstatus [^>]*\bpid='(\d+)'"))
+
+
+def monitor():
+    return find_in_status(r"<monitor path='([^']*)'")
