@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Paths, messages, root rights and locks of all scripts of the lab. To be sourced.
+# Paths, root rights and locks of all scripts of the lab. To be sourced.
 
 set -euo pipefail
 
@@ -25,48 +25,12 @@ QEMU_SUFFIX=${QEMU_BASE/#/-} QEMU_SUFFIX=${QEMU_SUFFIX/%-10.0/}
 KERNELS="6.12 6.1 7.x"
 KERNELS_DEBUG="debug kcsan"
 
-if [ -t 2 ]; then
-	bold=$'\e[1m' plain=$'\e[0m'
-else
-	bold='' plain=''
-fi
+# Disks that a message names when they are full
+DISKS=("$BUILD" "$CACHE")
+. "$REPO/lab/lib/messages.sh"
 
-say() { printf '%s==>%s %s\n' "$bold" "$plain" "$*" >&2; }
-note() { printf '    %s\n' "$*" >&2; }
-warn() { printf '%s: warning: %s\n' "$SELF" "$*" >&2; }
-# full_disk: print which disk is full; fail if none is
-full_disk() {
-	local d mb
-	for d in "$BUILD" "$CACHE"; do
-		[ -d "$d" ] || continue
-		mb=$(($(df --output=avail -k "$d" | tail -1) >> 10))
-		[ "$mb" -ge 50 ] || {
-			echo "the disk under $d is full ($mb MB left)"
-			return
-		}
-	done
-	return 1
-}
-
-# die SENTENCE [REMEDY...]: print an error and end. Name a full disk instead of
-# REMEDY. Write the sentence to $REASON_FILE, too, where lab/build/base reads it.
-die() {
-	local line full
-	DIED=1
-	if full=$(full_disk); then
-		set -- "$1" "$full:" "make room, then start again; what is complete is kept"
-	fi
-	[ -z "${REASON_FILE:-}" ] || echo "$1" >"$REASON_FILE" 2>/dev/null || :
-	printf '%s: error: %s\n' "$SELF" "$1" >&2
-	shift
-	for line; do
-		printf '    %s\n' "$line" >&2
-	done
-	exit 1
-}
 # Name a full disk also when another command failed: its message may not.
 trap '[ $? = 0 ] || [ -n "$DIED" ] || ! full_disk >/dev/null || die "this step failed"' EXIT
-DIED=
 
 step_start() { STEP=$1 STEP_T0=$SECONDS; say "$1"; }
 step_end() { say "$STEP: done in $((SECONDS - STEP_T0)) s"; }
