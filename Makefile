@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: demo test test-full soak test-all-kernels test-debug shell lab lab-kernels lab-debug modules
 .PHONY: qemu test-qemu-10.2 tools selftests series series-check clean distclean help
-.PHONY: test-parts root checks kernel guest image qemu-stock bases
+.PHONY: deb test-parts root checks kernel guest image qemu-stock bases
 
 # Both go to the build scripts, from the command line or the environment.
 export KDIR KSRC QEMU_SRC DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR KERNEL JOBS
@@ -64,6 +64,9 @@ qemu: root ## QEMU with tapstate; from your own tree: QEMU_SRC=directory
 
 tools: root ## the tapstate command
 	lab/build/tools
+
+deb: root ## Debian packages of this commit, in build/deb
+	lab/build/deb
 
 selftests: kernel checks ## the kernel selftests
 	lab/build/selftests
