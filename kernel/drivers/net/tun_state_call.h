@@ -8,10 +8,13 @@
  *  - tun_attach(), __tun_detach(), tun_net_change_carrier(), tun_prog_free() and
  *    tun_flags()
  *  - tun_offload_features(): the parser of TUNSETOFFLOAD
- *  - tun_set_filter(), tun_set_queue_filter(), tun_filter_put(): the classic
- *    filter that the queues of a device share
- *  - tun_state_sockfilter(): the classic filter of a device, or NULL
- *  - tun_state_held(): the struct tun_state_held of an open file
+ *  - tun_filter_put(): drop a classic filter, or NULL
+ *  - tun_state_sockfilter(): the classic filter of a device, NULL, or an error
+ *  - tun_state_sockfilter_validate(), tun_state_sockfilter_apply(), and
+ *    tun_state_queue_filter_validate() to _apply(): set that of the device and
+ *    of the queue, as in tun_state_sockfilter.h
+ *  - tun_state_held(): the struct tun_state_held of an open file, or NULL if there
+ *    is no memory for it
  *  - file_operations.owner: the module that a persistent device pins
  */
 #ifndef TUN_STATE_CALL_H
@@ -35,8 +38,9 @@
  * @features: TUNSETSTATE: offloads enabled by the caller, as features
  * @sockfilter: TUNSETSTATE: replaces the current one
  * @progs: TUNSETSTATE: each replaces the attached one
+ * @held: programs that @file holds
  * @hold: TUNGETSTATE: references to the programs reported
- * @left: held->left of @tfile at the time of the snapshot
+ * @left: @held->left at the time of the snapshot
  * @notify: send RTM_NEWLINK
  */
 struct tun_state_call {
@@ -51,6 +55,7 @@ struct tun_state_call {
 	netdev_features_t features;
 	struct sk_filter *sockfilter;
 	struct tun_prog *progs[TUN_STATE_PROGS];
+	struct tun_state_held *held;
 	struct bpf_prog *hold[TUN_STATE_PROGS];
 	unsigned int left;
 	bool notify;

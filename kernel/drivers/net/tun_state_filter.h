@@ -70,10 +70,13 @@ tun_state_insns(const struct sk_filter *filter)
 
 static int tun_state_sockfilter_get(struct tun_state_call *call)
 {
-	const struct sock_fprog_kern *insns =
-		tun_state_insns(tun_state_sockfilter(call->tun));
+	const struct sk_filter *filter = tun_state_sockfilter(call->tun);
+	const struct sock_fprog_kern *insns;
 	struct sock_filter *copy;
 
+	if (IS_ERR(filter))
+		return PTR_ERR(filter);
+	insns = tun_state_insns(filter);
 	copy = tun_state_entries(call, insns ? insns->len : 0);
 	if (IS_ERR(copy))
 		return PTR_ERR(copy);
@@ -111,78 +114,23 @@ static int tun_state_sockfilter_parse(struct tun_state_call *call)
 	return 0;
 }
 
+static bool tun_state_same_insns(const struct sk_filter *a,
+				 const struct sk_filter *b)
+{
+	const struct sock_fprog_kern *x = tun_state_insns(a);
+	const struct sock_fprog_kern *y = tun_state_insns(b);
+
+	if (!x || !y)
+		return x == y;
+	return x->len == y->len &&
+	       !memcmp(x->filter, y->filter, bpf_classic_proglen(x));
+}
+
 static bool tun_state_sockfilter_differs(struct tun_state_call *call)
 {
-	const struct sock_fprog_kern *req = tun_state_insns(call->sockfilter);
-	const struct sock_fprog_kern *cur =
-		tun_state_insns(tun_state_sockfilter(call->tun));
+	const struct sk_filter *cur = tun_state_sockfilter(call->tun);
 
-	if (!cur || !req)
-		return cur != req;
-	return cur->len != req->len ||
-	       memcmp(cur->filter, req->filter, bpf_classic_proglen(cur));
-}
-
-/* Ask if the socket may be charged for @prog in place of its filter. sock_kmalloc()
- * knows optmem_max, which kernels keep in different places: have it allocate one byte
- * on top of the charge.
- */
-static bool tun_state_can_charge(struct sock *sk, const struct bpf_prog *prog)
-{
-	int size = bpf_prog_size(prog->len) - 1;
-	struct sk_filter *old;
-	void *byte;
-
-	lock_sock(sk);
-	old = rcu_dereference_protected(sk->sk_filter,
-					lockdep_sock_is_held(sk));
-	if (old)
-		size -= bpf_prog_size(old->prog->len);
-	atomic_add(size, &sk->sk_omem_alloc);
-	byte = sock_kmalloc(sk, 1, GFP_KERNEL_ACCOUNT);
-	if (byte)
-		sock_kfree_s(sk, byte, 1);
-	atomic_sub(size, &sk->sk_omem_alloc);
-	release_sock(sk);
-	return byte;
-}
-
-/* Give the caller's queue the filter of the device, or none, as its group asks */
-static void tun_state_queue_set_filter(struct tun_state_call *call)
-{
-	tun_set_queue_filter(call->tfile,
-			     call->req.queue.flags & TUN_STATE_QUEUE_SOCKFILTER ?
-			     tun_state_sockfilter(call->tun) : NULL);
-}
-
-static int tun_state_sockfilter_validate(struct tun_state_call *call)
-{
-	const struct sk_filter *filter = call->sockfilter;
-
-	if (!tun_state_is_tap(call))
-		return -EINVAL;
-	if (!filter)
-		return call->req.mask & TUN_STATE_QUEUE &&
-		       call->req.queue.flags & TUN_STATE_QUEUE_SOCKFILTER ?
-		       -EINVAL : 0;
-	return tun_state_can_charge(&call->tfile->sk, filter->prog) ? 0 : -ENOMEM;
-}
-
-static void tun_state_sockfilter_apply(struct tun_state_call *call)
-{
-	const struct tun_state_array *req = &call->req.sockfilter;
-	struct tun_struct *tun = call->tun;
-
-	/* The answer of TUNGETFILTER */
-	if (req->count) {
-		tun->fprog.len = req->count;
-		tun->fprog.filter = u64_to_user_ptr(req->entries);
-	}
-	tun_set_filter(tun, call->sockfilter,
-		       call->req.mask & TUN_STATE_QUEUE ? call->tfile : NULL);
-	call->sockfilter = NULL;
-	if (call->req.mask & TUN_STATE_QUEUE)
-		tun_state_queue_set_filter(call);
+	return IS_ERR(cur) || !tun_state_same_insns(cur, call->sockfilter);
 }
 
 static const struct tun_state_ops tun_state_sockfilter_ops = {

@@ -94,7 +94,7 @@ static int tun_state_prog_validate(struct tun_state_call *call)
 {
 	const struct tun_state_prog *req = tun_state_req(call);
 	int i = tun_state_prog_index(call);
-	struct bpf_prog *held = tun_state_held(call->tfile)->progs[i];
+	struct bpf_prog *held = call->held->progs[i];
 
 	if (!call->progs[i] || call->progs[i]->prog)
 		return 0;
@@ -148,7 +148,7 @@ static const struct tun_state_ops tun_state_xdp_ops = { .get = tun_state_xdp_get
  */
 static int tun_state_hold(struct tun_state_call *call)
 {
-	struct tun_state_held *held = tun_state_held(call->tfile);
+	struct tun_state_held *held = call->held;
 	int i, err = 0;
 
 	rtnl_lock();

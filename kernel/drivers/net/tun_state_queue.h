@@ -114,25 +114,19 @@ static bool tun_state_queue_differs(struct tun_state_call *call)
 	       tun_state_queue_changes(call);
 }
 
-/* The classic filter that the device has after this call */
-static struct sk_filter *tun_state_filter_after(struct tun_state_call *call)
-{
-	return call->req.mask & TUN_STATE_SOCKFILTER ?
-	       call->sockfilter : tun_state_sockfilter(call->tun);
-}
-
 static int tun_state_queue_validate(struct tun_state_call *call)
 {
 	struct tun_state_queue *req = &call->req.queue;
 	u32 changes = tun_state_queue_changes(call);
 	struct tun_struct *tun = call->tun;
 	u32 others;
+	int err;
 
 	if (changes & TUN_STATE_QUEUE_FIXED)
 		return -EINVAL;
-	if (changes & req->flags & TUN_STATE_QUEUE_SOCKFILTER &&
-	    !tun_state_filter_after(call))
-		return -EINVAL;
+	err = tun_state_queue_filter_validate(call, changes);
+	if (err)
+		return err;
 
 	/* There are as many places as queues */
 	if (req->flags & TUN_STATE_QUEUE_ATTACHED)
@@ -152,19 +146,14 @@ static int tun_state_queue_validate(struct tun_state_call *call)
 
 static int tun_state_queue_attach(struct tun_state_call *call)
 {
-	struct tun_file *tfile = call->tfile;
 	struct tun_struct *tun = call->tun;
 	int err;
 
-	/* Let no packet pass ahead of the filter */
-	if (call->req.queue.flags & TUN_STATE_QUEUE_SOCKFILTER)
-		tun_set_queue_filter(tfile, tun_state_filter_after(call));
+	tun_state_queue_filter_begin(call);
 	err = tun_attach(tun, call->file, true, tun->flags & IFF_NAPI,
 			 tun->flags & IFF_NAPI_FRAGS, true);
 	if (err)
-		tun_set_queue_filter(tfile, call->cur.queue.flags &
-					    TUN_STATE_QUEUE_SOCKFILTER ?
-					    tun_state_sockfilter(tun) : NULL);
+		tun_state_queue_filter_undo(call);
 	return err;
 }
 
@@ -233,7 +222,7 @@ static void tun_state_queue_place(struct tun_state_call *call)
 
 static void tun_state_queue_apply(struct tun_state_call *call)
 {
-	tun_state_queue_set_filter(call);
+	tun_state_queue_filter_apply(call);
 	tun_state_queue_place(call);
 }
 
