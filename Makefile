@@ -6,17 +6,17 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: demo test test-full soak test-all-kernels test-debug shell lab lab-kernels lab-debug modules
-.PHONY: qemu test-qemu-10.2 tools selftests series series-check clean distclean help
-.PHONY: deb test-parts root checks kernel guest image qemu-stock bases
+.PHONY: deb livepatch qemu test-qemu-10.2 tools selftests series series-check clean distclean
+.PHONY: help test-parts root checks kernel live guest image qemu-stock bases
 
 # Both go to the build scripts, from the command line or the environment.
-export KDIR KSRC QEMU_SRC DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR KERNEL JOBS
+export KDIR KSRC TUN_KO VMLINUX QEMU_SRC DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR KERNEL JOBS
 
 demo: lab ## live-update a guest twice under traffic and check that nothing is lost
 	@lab/build/base --passed-over
 	lab/run --guests -- python3 lab/tests/demo.py
 
-test: lab lab-kernels qemu-stock selftests test-parts ## every test, in the lab; one line of numbers at the end
+test: lab lab-kernels live qemu-stock selftests test-parts ## every test, in the lab; one line of numbers at the end
 	lab/test
 
 test-all-kernels: lab lab-kernels selftests test-parts ## kernel selftests and basic tests of the hand-over, on each of three kernels
@@ -59,6 +59,13 @@ modules: ## tun.ko for the lab; or for your kernel: KDIR=build-dir KSRC=source
 	lab/build/modules
 endif
 
+ifeq ($(KDIR),)
+livepatch: kernel ## tun_state_live.ko, for a tun that is in use; or for your kernel, as "modules"
+else
+livepatch: ## tun_state_live.ko, for a tun that is in use; or for your kernel, as "modules"
+endif
+	lab/build/livepatch
+
 qemu: root ## QEMU with tapstate; from your own tree: QEMU_SRC=directory
 	lab/build/base qemu
 
@@ -97,6 +104,8 @@ checks: root
 	@lab/build/root checks
 kernel: root
 	@env -u KDIR lab/build/base 6.12
+live: kernel
+	@env -u KDIR lab/build/livepatch
 guest: kernel
 	@lab/build/guest
 image: kernel

@@ -154,7 +154,7 @@ patched_copy() {
 	{
 		if [ -d "$over" ]; then
 			(cd "$over" && find . ! -type d -not -path './patches/*' \
-				-not -path './compat/*' -printf '%P\n')
+				-not -path './compat/*' -not -path './live/*' -printf '%P\n')
 		fi
 		find "$series" -name '*.patch' -exec \
 			sed -nE 's,^(---|\+\+\+) [ab]/([^\t]*).*,\2,p' {} +

@@ -36,3 +36,14 @@ tun_uapi() {
 	in_root -C "/usr/lib/modules/$REL/build" \
 		sh scripts/headers_install.sh "$1" "$2"
 }
+
+# custom_kernel: check that KDIR= and KSRC= name directories
+custom_kernel() {
+	KDIR=$(cd "$KDIR" 2>/dev/null && pwd -P) || die "KDIR: no such directory" \
+		"name the build directory of a kernel, e.g. /lib/modules/\$(uname -r)/build"
+	[ -n "${KSRC:-}" ] || [ ! -f "$KDIR/drivers/net/tun.c" ] || KSRC=$KDIR
+	[ -n "${KSRC:-}" ] || die "KDIR=$KDIR has no drivers/net/tun.c" \
+		"say where the kernel's source is: KSRC=DIR"
+	KSRC=$(cd "$KSRC" 2>/dev/null && pwd -P) || die "KSRC: no such directory" \
+		"name the source of the kernel of KDIR"
+}
