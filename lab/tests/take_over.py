@@ -43,7 +43,8 @@ class Round(Testbed):
         return (f"tap,id=net0,ifname={dev},script=,downscript=,"
                 f"queues={self.queues},vhost={'on' if self.vhost else 'off'}")
 
-    def boot(self):
+    def make_network(self):
+        """Make a bridge that has the TAP as a port."""
         self.make_tap()
         # The bridge takes over the TAP's address.
         run("ip", "link", "add", BRIDGE, "address", link(DEV).mac, "type", "bridge")
@@ -55,6 +56,15 @@ class Round(Testbed):
         run("ip", "link", "set", BRIDGE, "up")
         run("ip", "neigh", "replace", GUEST, "lladdr", GUEST_MAC, "nud",
             "permanent", "dev", BRIDGE)
+
+    def make_second_tap(self):
+        run("ip", "tuntap", "add", "dev", SECOND, "mode", "tap", "vnet_hdr",
+            *(["multi_queue"] if self.queues > 1 else []))
+        run("ip", "link", "set", SECOND, "txqueuelen", QUEUE_LENGTH, "mtu", "1400",
+            "up")
+
+    def boot(self):
+        self.make_network()
         vm = self.vm(self.stock_options(DEV), binary=STOCK)
         vm.wait_console("tapstate-agent: ready", 300)
         self.traffic = Traffic(HOST, GUEST, self.rate)
@@ -71,16 +81,19 @@ class Round(Testbed):
         for vm in source, target:
             wait_migration(vm)
 
+    def shared_options(self, queues):
+        """Return the netdev of a target that inherits QUEUES."""
+        for queue in queues:
+            os.set_inheritable(queue.fd, True)
+        fds = ":".join(str(queue.fd) for queue in queues)
+        return (f"tap,id=net0,{'fds' if len(queues) > 1 else 'fd'}={fds},"
+                "local-migration-supported=on,shared-fds=on,"
+                f"vhost={'on' if self.vhost else 'off'}")
+
     def take_over(self, source):
         """Move the guest to another QEMU on the same TAP."""
         with TapQueues(source.get_pid()) as queues:
-            for queue in queues:
-                os.set_inheritable(queue.fd, True)
-            fds = ":".join(str(queue.fd) for queue in queues)
-            target = self.target(
-                f"tap,id=net0,{'fds' if len(queues) > 1 else 'fd'}={fds},"
-                "local-migration-supported=on,shared-fds=on,"
-                f"vhost={'on' if self.vhost else 'off'}")
+            target = self.target(self.shared_options(queues))
         if self.hold:
             self.migrate_held(source, target)
         else:
@@ -122,10 +135,7 @@ class Round(Testbed):
 
     def move_to_second_tap(self, source):
         """Move the guest to another QEMU on another TAP."""
-        run("ip", "tuntap", "add", "dev", SECOND, "mode", "tap", "vnet_hdr",
-            *(["multi_queue"] if self.queues > 1 else []))
-        run("ip", "link", "set", SECOND, "txqueuelen", QUEUE_LENGTH, "mtu", "1400",
-            "up")
+        self.make_second_tap()
         target = self.target(self.stock_options(SECOND))
         self.migrate(source, target)
         run("ip", "link", "set", DEV, "nomaster")

@@ -154,9 +154,15 @@ class Testbed:
         """Return a guest for "tapstate update": its sockets are in /dev/shm."""
         return qemu_vm.UpdatableVm(*args, run_dir=self.directory)
 
+    def nic_options(self, netdev):
+        """Return the options of a TAP and its NIC."""
+        queues = f",mq=on,vectors={2 * self.queues + 2}"
+        return ["-netdev", netdev, "-device",
+                f"{self.nic},netdev=net0,romfile=,mac={GUEST_MAC}" +
+                (queues if "virtio" in self.nic else "")]
+
     def vm(self, netdev, *more, binary="qemu-system-x86_64", kind=qemu_vm.Vm):
         self.count += 1
-        queues = self.queues
         vm = kind(f"qemu{self.count}", [
             "-machine", "pc,memory-backend=mem", "-accel",
             os.environ.get("LAB_GUEST_ACCEL", "tcg"), "-m", f"{MEMORY}M",
@@ -165,14 +171,11 @@ class Testbed:
             "-kernel", os.environ["LAB_GUEST_KERNEL"],
             "-initrd", os.environ["LAB_GUEST_INITRD"],
             "-append", "console=ttyS0 quiet panic=-1 "
-            f"tapstate.ip={GUEST}/{PREFIX} tapstate.queues={queues} "
+            f"tapstate.ip={GUEST}/{PREFIX} tapstate.queues={self.queues} "
             f"tapstate.neighbour={HOST}/{link(DEV).mac}",
             # Keep a guest that crashed, for where()
             "-action", "reboot=shutdown,shutdown=pause",
-            "-netdev", netdev, "-device",
-            f"{self.nic},netdev=net0,romfile=,mac={GUEST_MAC}" +
-            (f",mq=on,vectors={2 * queues + 2}" if "virtio" in self.nic else ""),
-            *more],
+            *self.nic_options(netdev), *more],
             self.logs if self.count <= KEPT_LOGS else self.directory, binary)
         self.vms = [v for v in self.vms if v.is_running()] + [vm]
         return vm.start()
