@@ -5,12 +5,12 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: demo test test-full soak test-all-kernels test-debug shell lab lab-kernels lab-debug modules
-.PHONY: deb livepatch qemu test-qemu-10.2 tools selftests series series-check clean distclean
-.PHONY: help test-parts root checks kernel live guest image qemu-stock bases
+.PHONY: bench demo test test-full soak test-all-kernels test-debug shell lab lab-kernels lab-debug
+.PHONY: modules deb livepatch qemu test-qemu-10.2 tools selftests series series-check clean
+.PHONY: distclean help test-parts root checks kernel live guest image qemu-stock bases
 
-# Both go to the build scripts, from the command line or the environment.
-export KDIR KSRC TUN_KO VMLINUX QEMU_SRC DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR KERNEL JOBS
+# These go to the build scripts, from the command line or the environment.
+export KDIR KSRC TUN_KO VMLINUX QEMU_SRC DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR KERNEL JOBS QUICK
 
 demo: lab ## live-update a guest twice under traffic and check that nothing is lost
 	@lab/build/base --passed-over
@@ -37,6 +37,9 @@ test-qemu-10.2: lab lab-kernels test-parts ## the tests of the hand-over, with Q
 
 test-debug: lab-debug selftests test-parts ## the kernel selftests, hand-overs and more, with KASAN, lockdep, kmemleak, KCSAN
 	lab/test selftests_debug selftests_kcsan vhost_debug
+
+bench: lab qemu-stock ## measure a live update against its alternatives, in build/bench; QUICK=1 for less
+	bench/run
 
 shell: lab qemu-stock ## a prompt in the lab
 	lab/run --guests --shell

@@ -45,8 +45,8 @@ need_root() {
 	local keep=(HOME="$HOME" TERM="${TERM:-dumb}") v
 	for v in XDG_CACHE_HOME JOBS DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR \
 		LAB_EXTRA_ARCHIVE REASON_FILE QEMU_BASE LAB_OUT_DIR LAB_MEM LAB_ACCEL \
-		LAB_ICOUNT LAB_TUN TESTS KDIR KSRC TUN_KO VMLINUX QEMU_SRC KERNEL http_proxy \
-		https_proxy; do
+		LAB_ICOUNT LAB_TUN QUICK TESTS KDIR KSRC TUN_KO VMLINUX QEMU_SRC KERNEL \
+		http_proxy https_proxy; do
 		[ -z "${!v+x}" ] || keep+=("$v=${!v}")
 	done
 	exec sudo env "${keep[@]}" "$0" "$@"

@@ -116,6 +116,8 @@ def testbed_parser(doc):
 class Testbed:
     """A context manager: at the end it removes all it made"""
 
+    megabytes = MEMORY
+
     def __init__(self, args):
         """args: those of testbed_parser"""
         self._temporary = tempfile.TemporaryDirectory(dir="/dev/shm")
@@ -165,8 +167,8 @@ class Testbed:
         self.count += 1
         vm = kind(f"qemu{self.count}", [
             "-machine", "pc,memory-backend=mem", "-accel",
-            os.environ.get("LAB_GUEST_ACCEL", "tcg"), "-m", f"{MEMORY}M",
-            "-object", f"memory-backend-file,id=mem,size={MEMORY}M,"
+            os.environ.get("LAB_GUEST_ACCEL", "tcg"), "-m", f"{self.megabytes}M",
+            "-object", f"memory-backend-file,id=mem,size={self.megabytes}M,"
             f"mem-path={self.memory},share=on",
             "-kernel", os.environ["LAB_GUEST_KERNEL"],
             "-initrd", os.environ["LAB_GUEST_INITRD"],
