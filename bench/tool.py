@@ -5,6 +5,7 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 
@@ -45,6 +46,7 @@ def measure(what, *command):
 
 
 def main():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 2048))
     flags = uapi.IFF_VNET_HDR | uapi.IFF_MULTI_QUEUE
     fds = [open_tap("wide", flags) for _ in range(256)]
     result = [measure("tapstate list, 1 TAP of 256 queues", "tapstate", "list"),

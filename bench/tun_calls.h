@@ -156,14 +156,6 @@ static void get_iff(const struct device *dev)
 	MUST(ioctl(dev->fd, TUNGETIFF, &ifr));
 }
 
-/* Takes no lock, and looks at no device */
-static void get_features(const struct device *dev)
-{
-	int value;
-
-	MUST(ioctl(dev->fd, TUNGETFEATURES, &value));
-}
-
 static void get_ethtool(const struct device *dev, void *data)
 {
 	struct ifreq ifr = { .ifr_data = data };

@@ -64,6 +64,14 @@ static void print_ratio(const char *what, double *ratios)
 	print_figure(what, "ratio", ratios, ROUNDS);
 }
 
+/* Takes no lock, and looks at no device */
+static void get_features(const struct device *dev)
+{
+	int value;
+
+	MUST(ioctl(dev->fd, TUNGETFEATURES, &value));
+}
+
 static double time_of(void (*call)(void))
 {
 	double start = now();
