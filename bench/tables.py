@@ -94,6 +94,17 @@ def queue_pairs(results):
                     f"Median and quartiles of {found['rounds']} rounds.")
 
 
+def downtime_calls(results):
+    if found := results.get("downtime_calls"):
+        rows = [("contender", "system calls", "ioctls of the TAP", "that take RTNL")]
+        for key, run in found["runs"].items():
+            rows.append((f"{key}. {run['name']}", *(
+                f"{median(each(run, what)):g}" for what in ("calls", "tun", "rtnl"))))
+        yield Table("System calls of both QEMUs during the blackout", rows,
+                    f"Median of {found['rounds']} rounds, 4 queue pairs, "
+                    f"{PLACES['lab']}.")
+
+
 def instructions(results):
     if lines := results.get("instructions"):
         rows = [("queues", "GET", "older reads", "SET", "older writes",
@@ -184,5 +195,6 @@ def tool(results):
 
 def all_tables(results):
     return [targets(results), *hand_over(results), *queue_pairs(results),
-            *instructions(results), *packet_path(results), *ratios(results),
-            *scale(results), *tool(results)]
+            *downtime_calls(results), *instructions(results),
+            *packet_path(results), *ratios(results), *scale(results),
+            *tool(results)]

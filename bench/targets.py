@@ -62,9 +62,9 @@ def ioctls(lines):
     at = next(line for line in lines if line.get("queues") == 4)
     calls = at["calls"] / at["calls_older"]
     cost = (at["get"] + at["set"]) / (at["get_older"] + at["set_older"])
-    yield Target("GET and SET are at most 1/3 of the older calls",
+    yield Target("GET and SET of 4 queues are at most 1/3 of the older calls",
                  f"{at['calls']} of {at['calls_older']}", calls <= 1 / 3)
-    yield Target("GET and SET take at most half of the instructions",
+    yield Target("GET and SET of 4 queues take at most half of their instructions",
                  f"{cost:.3f}", cost <= 0.5)
 
 
