@@ -42,6 +42,9 @@
 #include "system/runstate.h"
 #include "trace.h"
 
+/* The TAP, vhost, and eventfds from and to the guest, for rx and tx */
+#define TAP_FDS_PER_QUEUE 6
+
 union TapLocals tap_locals = QTAILQ_HEAD_INITIALIZER(tap_locals);
 
 static void tap_local_set_state(TapLocal *local, TapHandOver state)
@@ -642,6 +645,28 @@ static bool tap_local_check_options(const NetdevTapOptions *tap, const char *id,
     return true;
 }
 
+/*
+ * Have the kernel enlarge the table of file descriptors now: it waits for an
+ * RCU grace period, which would else be while the guest is stopped.
+ */
+static void tap_local_reserve_fds(const NetdevTapOptions *tap)
+{
+    static unsigned int reserved;
+    int fd = qemu_open_old("/dev/null", O_RDWR);
+    int high;
+
+    if (fd < 0) {
+        return;
+    }
+    reserved += TAP_FDS_PER_QUEUE * (tap->has_queues ? tap->queues : 1);
+    /* Above RLIMIT_NOFILE it fails, and the table grows when it must */
+    high = fcntl(fd, F_DUPFD_CLOEXEC, fd + reserved);
+    if (high >= 0) {
+        close(high);
+    }
+    close(fd);
+}
+
 bool tap_local_new(const NetdevTapOptions *tap, const char *id,
                    TapLocal **local, Error **errp)
 {
@@ -688,6 +713,9 @@ bool tap_local_new(const NetdevTapOptions *tap, const char *id,
     new->vnet_hdr = !tap->has_vnet_hdr || tap->vnet_hdr;
     new->kernel_state = tap->has_kernel_state ? tap->kernel_state :
                                                 ON_OFF_AUTO_AUTO;
+    if (incoming) {
+        tap_local_reserve_fds(tap);
+    }
     if (incoming || shared) {
         new->want_ifname = g_strdup(tap->ifname);
         new->sndbuf = !tap->has_sndbuf ? 0 :

@@ -9,6 +9,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 
 from qemu_test import QemuSystemTest, skipIfMissingCommands
@@ -39,6 +40,16 @@ class TapLocalSetup(TapLocalTestBase):
         self.assertIs(vm.cmd('query-migrate-parameters')['local'], False)
         self.assertEqual(hmp('migrate_set_parameter local on'), '')
         self.assertIs(vm.cmd('query-migrate-parameters')['local'], True)
+
+    def test_room_for_file_descriptors(self):
+        """The kernel need not enlarge the table while the guest is stopped"""
+        queues = 64
+        target = self.target(target_netdev(queues),
+                             nic={**NIC, 'vectors': 2 * queues + 2})
+        with open(f'/proc/{target.get_pid()}/status',
+                  encoding='ascii') as status:
+            size = int(re.search(r'FDSize:\s*(\d+)', status.read())[1])
+        self.assertGreater(size, 6 * queues)
 
     def test_channel_without_fds(self):
         source = self.source()
