@@ -14,8 +14,8 @@ import pycotap
 
 from libvirt_host import (
     FIRST_URI, NAME, SECOND, SECOND_URI, STATUS, destroy, enter_host, monitor,
-    pid_of_guest, run, start_libvirtd, start_second_libvirtd, stop_libvirtd, virsh,
-    wait)
+    pid_of_guest, run, start_libvirtd, start_second_libvirtd, stop_libvirtd,
+    stopped_libvirtd, virsh, wait)
 from traffic import Traffic
 
 DEV, MAC = "tap0", "52:54:00:74:61:70"
@@ -95,12 +95,12 @@ class Update(LibvirtTest):
     def update(self):
         """Update while libvirtd is stopped, and tell it the new process."""
         source = pid_of_guest()
-        stop_libvirtd()
-        result = json.loads(run("tapstate", "update", "--json", "--qmp", monitor(),
-                                "--pid", str(source), "--qemu", PATCHED))
-        target = result["target"]
-        run("sed", "-i", f"s/^\\(<domstatus .*pid='\\)[0-9]*/\\1{target}/", STATUS)
-        start_libvirtd()
+        with stopped_libvirtd():
+            result = run("tapstate", "update", "--json", "--qmp", monitor(),
+                         "--pid", str(source), "--qemu", PATCHED)
+            target = json.loads(result)["target"]
+            run("sed", "-i", f"s/^\\(<domstatus .*pid='\\)[0-9]*/\\1{target}/",
+                STATUS)
         self.assertEqual(virsh("domstate", NAME), "running")
         self.assertEqual(pid_of_guest(), target)
         self.assertFalse(os.path.exists(f"/proc/{source}"))
@@ -133,10 +133,9 @@ class Update(LibvirtTest):
     def test_serial_file(self):
         self.start(PATCHED, "<serial type='file'><source path='/tmp/s'/></serial>")
         pid = pid_of_guest()
-        stop_libvirtd()
-        self.assertIn("cannot get this file descriptor; use paths", run(
-            "tapstate", "check", "--pid", str(pid), status=1))
-        start_libvirtd()
+        with stopped_libvirtd():
+            self.assertIn("cannot get this file descriptor; use paths", run(
+                "tapstate", "check", "--pid", str(pid), status=1))
 
 
 class Migration(LibvirtTest):

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A host with one libvirtd or two, in namespaces of a test
 
-libvirt has Debian's defaults, but for the files that QEMU may open, and writes to
-overlays of /etc and /var, which end with the test.
+libvirt has Debian's defaults, but gives QEMU no mount namespace: in a chroot that
+would have the devices of another root directory. It writes to overlays of /etc and
+/var, and has a /dev of its own, as it changes owners there.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -31,19 +33,19 @@ view() { # DIRECTORY: where the files are
     rm -rf /var/lib/libvirt/qemu/domain-*
 }
 """
-# libvirt wants a root directory that is a mount.
-ROOT = 'mount --rbind / /mnt && exec chroot /mnt env -C "$PWD" sh -c "$0" "$@"'
 # This shell is process 1, and reaps QEMUs whose libvirtd has ended.
 INIT = VIEW + """mount -t proc proc /proc
 view /tmp/first
+mount -t tmpfs -o mode=755 tmpfs /dev
+mkdir /dev/net /dev/pts /dev/shm
+for device in "null 1 3" "zero 1 5" "full 1 7" "random 1 8" "urandom 1 9" "tty 5 0" \\
+        "net/tun 10 200"; do
+    mknod -m 666 "/dev/${device%% *}" c ${device#* }
+done
 mount -t devpts -o newinstance,ptmxmode=666 devpts /dev/pts
-mount --bind /dev/pts/ptmx /dev/ptmx
-mknod -m 666 /tmp/tun c 10 200
-mount --bind /tmp/tun /dev/net/tun
-cat >>/etc/libvirt/qemu.conf <<END
-cgroup_device_acl = ["/dev/null", "/dev/full", "/dev/zero", "/dev/random",
-    "/dev/urandom", "/dev/ptmx", "/dev/kvm", "/dev/net/tun"]
-END
+ln -s pts/ptmx /dev/ptmx
+mount -t tmpfs tmpfs /dev/shm
+echo 'namespaces = []' >>/etc/libvirt/qemu.conf
 cp "$LAB_GUEST_KERNEL" /tmp/vmlinux
 cp "$LAB_GUEST_INITRD" /tmp/initrd
 virtlogd -d
@@ -65,7 +67,7 @@ def enter_host(program, *args):
     """Run a program there, with the argument "inside"; return its status."""
     return subprocess.run(
         ["unshare", "--mount", "--propagation", "unchanged", "--uts", "--pid",
-         "--fork", "--kill-child", "sh", "-c", ROOT, INIT, program, *args],
+         "--fork", "--kill-child", "sh", "-c", INIT, program, *args],
         check=False).returncode
 
 
@@ -106,7 +108,7 @@ def start_libvirtd():
 
 
 def start_second_libvirtd():
-    run("unshare", "--mount", "--propagation", "private", "--uts", "sh", "-c",
+    run("unshare", "--mount", "--propagation", "unchanged", "--uts", "sh", "-c",
         INIT_SECOND)
     wait(lambda: succeeds("virsh", "-c", SECOND_URI, "uri"), "a second libvirtd")
 
@@ -117,6 +119,15 @@ def stop_libvirtd(directory="/run"):
         pid = int(file.read())
     os.kill(pid, signal.SIGTERM)
     wait(lambda: not os.path.exists(f"/proc/{pid}"), "the end of libvirtd")
+
+
+@contextlib.contextmanager
+def stopped_libvirtd():
+    stop_libvirtd()
+    try:
+        yield
+    finally:
+        start_libvirtd()
 
 
 def find_in_status(pattern):

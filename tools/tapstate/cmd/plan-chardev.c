@@ -64,8 +64,8 @@ static void refuse_port(Plan *plan, const char *item, const Option *option)
 static void name_path(const Plan *plan, Props *props)
 {
     g_autofree char *fd = props_get(props, "fd");
-    g_autofree char *path = fd ? process_socket_path(plan->source->process, fd) :
-                                 NULL;
+    const Process *process = plan->source->process;
+    g_autofree char *path = fd ? process_socket_path(process, fd) : NULL;
 
     if (path) {
         props_remove(props, "fd");
