@@ -50,7 +50,7 @@ live_config() {
 		"the live patch could not tell it from another tun.ko"
 	{
 		echo '/* SPDX-License-Identifier: GPL-2.0 */'
-		echo "#define TUN_LIVE_BUILD_ID { $(sed 's/../0x&, /g' <<<"$id")}"
+		echo "#define TUN_LIVE_BUILD_ID { $(fold -w 2 <<<"$id" | sed 's/.*/0x&,/' | paste -sd ' ') }"
 	} >"$1/config.h"
 	put "$1/config.h" "$1/src/drivers/net/tun_state_live_config.h"
 }
@@ -75,7 +75,8 @@ live_check() {
 			"this kernel needs a change of kernel/live: use one that 'make bases' shows as built"
 	out=$(diff <("${@:3}" kernel/live/layouts "$object" 2>&1) \
 		<("${@:3}" kernel/live/layouts "${btf[@]}" 2>&1)) || {
-		out=$(grep -m 1 '^[<>]' <<<"$out")
+		# A line that only one of them has; first of all, why there are none
+		out=$(grep -m 1 '^[<>] layouts:' <<<"$out" || grep -m 1 '^[<>]' <<<"$out")
 		die "the structs of this tun.c are not those of tun.ko: ${out#? }" \
 			"build from the source of exactly that kernel, with its configuration"
 	}
