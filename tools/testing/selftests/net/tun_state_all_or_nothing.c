@@ -323,6 +323,8 @@ FIXTURE_SETUP(dev)
 
 	if (why)
 		SKIP(return, "%s", why);
+	if (variant->flags & IFF_TAP && no_sockfilter())
+		SKIP(return, "%s", no_sockfilter());
 	memcpy(self->name, "dev0", 5);
 	self->n = variant->flags & IFF_MULTI_QUEUE ? NR_FDS : 1;
 	for (i = 0; i < self->n; i++) {

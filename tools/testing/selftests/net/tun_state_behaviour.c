@@ -540,6 +540,8 @@ TEST_F(dev, tap_only)
 	else
 		SET(NEW_FD, groups);
 
+	if (!err && no_sockfilter())
+		SKIP(return, "%s", no_sockfilter());
 	ST.sockfilter.count = 1;
 	self->p.st.insns[0] = (struct sock_filter)BPF_STMT(BPF_RET, 0xffff);
 	if (err)
@@ -1200,6 +1202,8 @@ TEST_F(tap, sockfilter)
 	struct tun_fprog fprog;
 	struct ifreq ifr;
 
+	if (no_sockfilter())
+		SKIP(return, "%s", no_sockfilter());
 	ASSERT_EQ(0, tun_attach_filter(OLD_FD, by_mark, ARRAY_SIZE(by_mark)));
 	RESTORE(TUN_STATE_SOCKFILTER);
 	expect_by_mark(_metadata, &self->p, 0, true);
@@ -1260,6 +1264,8 @@ TEST_F(tap, sockfilter_invalid)
 	struct tun_fprog before, after;
 	unsigned int i;
 
+	if (no_sockfilter())
+		SKIP(return, "%s", no_sockfilter());
 	ASSERT_EQ(0, tun_attach_filter(NEW_FD, by_mark, ARRAY_SIZE(by_mark)));
 	ASSERT_EQ(0, ioctl(NEW_FD, TUN_GET_FILTER, &before));
 	GET(NEW_FD, groups);
@@ -1315,6 +1321,8 @@ TEST_F_TIMEOUT(tap, sockfilter_charge, 300)
 	unsigned int i, n, low = 1, high = BPF_MAXINSNS;
 	struct tun_state_array *sockfilter = &ST.sockfilter;
 
+	if (no_sockfilter())
+		SKIP(return, "%s", no_sockfilter());
 	for (i = 0; i < BPF_MAXINSNS; i++)
 		insns[i] = (struct sock_filter)
 			BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0);
@@ -1551,6 +1559,8 @@ TEST_F(queues, sockfilter_per_queue)
 	const uint32_t has = TUN_STATE_QUEUE_SOCKFILTER;
 	int prog, q, round;
 
+	if (no_sockfilter())
+		SKIP(return, "%s", no_sockfilter());
 	ASSERT_EQ(0, tun_attach_filter(OLD_FD, by_mark, ARRAY_SIZE(by_mark)));
 	/* A queue that is attached with IFF_NO_PI has none */
 	close(self->p.fd[OLD][3]);
@@ -1857,6 +1867,8 @@ TEST_F(queues, flows_of_detached)
 {
 	int gone;
 
+	if (flows_stay())
+		SKIP(return, "%s", flows_stay());
 	LEARN_HASHES();
 	for (gone = 0; gone < QUEUES; gone++) {
 		detach_with_flows(_metadata, self, gone, false);

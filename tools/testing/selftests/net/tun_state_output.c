@@ -149,13 +149,13 @@ static int fill(struct _test_data_written *w)
 	state_point(&st);
 	st.s.txfilter.count = 3;
 	memset(st.s.txfilter.addr, 0x50, 3 * sizeof(st.s.txfilter.addr[0]));
-	st.s.sockfilter.count = 3;
 	for (i = 0; i < 3; i++)
 		st.insns[i].code = BPF_RET | BPF_K;
+	if (tun_attach_filter(w->fd[0], st.insns, 3))
+		return -1;
 	st.s.filter.action = TUN_STATE_PROG_FD;
 	st.s.filter.fd = w->prog;
-	if (state_set(w->fd[0], TUN_STATE_TXFILTER | TUN_STATE_SOCKFILTER |
-		      TUN_STATE_FILTER, &st))
+	if (state_set(w->fd[0], TUN_STATE_TXFILTER | TUN_STATE_FILTER, &st))
 		return -1;
 	for (i = 0; i < 3; i++)
 		if (flow_learn(w->fd[0], IFF_TAP, i))

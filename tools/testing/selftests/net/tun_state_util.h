@@ -420,6 +420,29 @@ static inline const char *tun_state_enter(void)
 	return why;
 }
 
+/*
+ * The ioctls may be a live patch of a driver that does less. Return the reason why a
+ * test that needs more cannot run, or NULL.
+ */
+static inline const char *no_sockfilter(void)
+{
+	char name[IFNAMSIZ] = "probe";
+	const char *why = NULL;
+	struct state st = {};
+	int fd;
+
+	fd = tun_queue(name, IFF_TAP | IFF_NO_PI);
+	if (fd < 0)
+		return "cannot make a TAP device";
+	state_point(&st);
+	st.s.sockfilter.count = 1;
+	st.insns[0] = (struct sock_filter){ BPF_RET | BPF_K, 0, 0, 0xffff };
+	if (state_set(fd, TUN_STATE_SOCKFILTER, &st))
+		why = "this driver does not restore the classic filter";
+	close(fd);
+	return why;
+}
+
 /* Interface flags, queue length, name: by ioctls of sockets */
 static inline int netdev_ioctl(const char *name, int request,
 			       struct ifreq *ifr)
@@ -900,6 +923,28 @@ static inline int flow_learn(int fd, unsigned int flags, uint16_t flow)
 	flow_frame_make(buf + at, flags & IFF_TAP, flow, false);
 	at += FRAME_SIZE;
 	return write(fd, buf, at) == at ? 0 : errno;
+}
+
+/* See no_sockfilter() */
+static inline const char *flows_stay(void)
+{
+	const unsigned int flags = IFF_TAP | IFF_NO_PI | IFF_MULTI_QUEUE;
+	char name[IFNAMSIZ] = "probe";
+	const char *why = NULL;
+	struct state st;
+	int fd[2];
+
+	fd[0] = tun_queue(name, flags);
+	fd[1] = tun_queue(name, flags);
+	if (fd[1] < 0 || netdev_up(name) || flow_learn(fd[1], IFF_TAP, 1) ||
+	    tun_set_queue(fd[1], IFF_DETACH_QUEUE) ||
+	    state_get(fd[0], TUN_STATE_FLOWS, &st))
+		why = "cannot detach a queue that has a flow";
+	else if (st.s.flows.count)
+		why = "this driver keeps the flows of a queue that is detached";
+	close(fd[0]);
+	close(fd[1]);
+	return why;
 }
 
 #endif /* TUN_STATE_UTIL_H */
