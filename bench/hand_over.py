@@ -85,10 +85,8 @@ def main():
               "queues": queues_of(args, run), "rounds": []} for run in args.runs}
     with workers([maker(args, run) for run in args.runs]) as crew:
         crew = dict(zip(args.runs, crew))
-        for worker in crew.values():
-            worker.start("boot")
         for run, worker in crew.items():
-            worker.result()
+            worker.call("boot")
             print(f"# {run}: {CONTENDERS[key_of(run)].name}: booted", flush=True)
         for run, figures in rounds(args, crew):
             result["runs"][run]["rounds"].append(figures)

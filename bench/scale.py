@@ -68,9 +68,7 @@ def main():
     result["points"] = {count: [] for count in AT_ONCE}
     with workers([maker(args, "crowd")] * max(AT_ONCE)) as crew:
         for worker in crew:
-            worker.start("boot")
-        for worker in crew:
-            worker.result()
+            worker.call("boot")
         for _ in range(args.rounds):
             for count in AT_ONCE:
                 point = at_once(crew[:count])
