@@ -9,7 +9,7 @@ import time
 # This one finds the tests' modules, which are below.
 from bed import PATCHED, Bed, end, to_bridge
 
-from qemu_vm import wait_migration
+from qemu_vm import VmError
 from take_over import SECOND, STOCK
 from tap_local_cpr import CprMixin
 from tap_local_queue import TapQueues
@@ -183,8 +183,6 @@ class Cpr(SecondTap, CprMixin):
     def move(self):
         source, monitor = self.guest, self.monitor
         path = self.socket_path("cpr")
-        source.cmd("migrate-set-capabilities", capabilities=[
-            {"capability": "events", "state": True}])
         source.cmd("migrate-set-parameters", mode="cpr-transfer")
         channel = self.channel("cpr", self.unix_address(path))
         main = self.socket_path("migrate")
@@ -193,17 +191,27 @@ class Cpr(SecondTap, CprMixin):
         target = self.vm(self.stock_options(self.other), "-incoming", "defer",
                          "-incoming", json.dumps(channel))
         thread.join()
-        target.cmd("migrate-set-capabilities", capabilities=[
-            {"capability": "events", "state": True}])
         target.cmd("migrate-incoming", uri=f"unix:{main}")
-        for vm in source, target:
-            wait_migration(vm)
-        info = source.cmd("query-migrate")
+        info = self.completed(source)
+        self.completed(target)
         pids = source.get_pid(), target.get_pid()
         end(source)
         self.guest = target
         self.dev, self.other = self.other, self.dev
         return pids, info
+
+
+    def completed(self, vm):
+        """Return what a QEMU says of its migration when that has completed.
+
+        Attempts before the target listens have failed, and events would say so.
+        """
+        deadline = time.monotonic() + self.timeout
+        while (info := vm.cmd("query-migrate")).get("status") != "completed":
+            if info.get("status") == "failed" or time.monotonic() > deadline:
+                raise VmError(f"{vm.name}: cpr-transfer: {info}")
+            time.sleep(0.002)
+        return info
 
 
 class TakeOver(SecondTap):
