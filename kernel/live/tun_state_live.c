@@ -12,13 +12,15 @@
 /* TUNSETSTATE attaches no queue but a detached one, which has its NAPI. Leave no pointer to
  * a copy of tun_napi_poll() behind in another.
  */
-#define netif_napi_add_tx(dev, napi, poll)	WARN_ON_ONCE(1)
+#define netif_napi_add_tx(...)	WARN_ON_ONCE(1)
 
 #include "tun.c"
 
 /* It is behind the ioctl handler, and none of the copies that are left calls it */
 static void tun_default_link_ksettings(struct net_device *dev,
-				       struct ethtool_link_ksettings *cmd) { }
+				       struct ethtool_link_ksettings *cmd)
+{
+}
 
 #include <linux/livepatch.h>
 #include <linux/static_call.h>
