@@ -23,20 +23,22 @@ import unittest
 
 import pycotap
 
-from tapstate_tool import (DETACH, TUNSETIFF, TUNSETQUEUE,
+from tapstate_tool import (DETACH, TUNATTACHFILTER, TUNSETIFF, TUNSETQUEUE,
                            TUNSETSTEERINGEBPF, ifreq, open_queue, run)
 
 KERNEL = os.environ["LAB_KERNEL"]
 LIVE = f"build/live/{KERNEL}/tun_state_live.ko"
 PATCHED = f"build/modules/{KERNEL}/tun.ko"
 PATCH = "/sys/kernel/livepatch/tun_state_live"
-SIZE, STEERING_ID = 360, 256
+SIZE = 360
+# Offsets of the mask of failed groups, of a group, and of a field
+FAILED, FILTER, STEERING_ID = 24, 240, 256
 TUNGETSTATE = 3 << 30 | SIZE << 16 | ord("T") << 8 | 232
 TUNSETSTATE = TUNGETSTATE + 1
-IFF, STEERING, QUEUE = 1 << 2, 1 << 11, 1 << 15
+IFF, SOCKFILTER, STEERING, QUEUE = 1 << 2, 1 << 10, 1 << 11, 1 << 15
 HOLD = 1
 # Groups without an array
-PLAIN = sum(1 << group for group in range(17)) & ~(1 << 10 | 1 << 14 | 1 << 16)
+PLAIN = sum(1 << group for group in range(17)) & ~(SOCKFILTER | 1 << 14 | 1 << 16)
 # A field that changes by itself
 RING_LEN = slice(340, 344)
 BPF_PROG_LOAD, BPF_PROG_GET_FD_BY_ID, SYS_BPF = 5, 13, 321
@@ -372,6 +374,46 @@ class Live(unittest.TestCase):
         fcntl.ioctl(self.fd, TUNSETQUEUE, ifreq("", DETACH))
         fcntl.ioctl(self.fd, TUNSETSTATE, before)
         self.assertEqual(steady(before), steady(state(self.fd, QUEUE)))
+
+    def attach_filter(self, fd, result):
+        """Attach a classic filter of one instruction; return its bytes."""
+        insn = struct.pack("HBBI", 6, 0, 0, result)
+        buffer = ctypes.create_string_buffer(insn)
+        fcntl.ioctl(fd, TUNATTACHFILTER,
+                    struct.pack("HxxxxxxQ", 1, ctypes.addressof(buffer)))
+        return insn
+
+    @staticmethod
+    def filter_state(insns, count):
+        """Return a struct with the group of the classic filter alone."""
+        args = bytearray(struct.pack("QI348x", SOCKFILTER, 0))
+        struct.pack_into("QII", args, FILTER, ctypes.addressof(insns), count, 8)
+        return args
+
+    def test_filter(self):
+        """A classic filter is reported, not set; queues that disagree are an error."""
+        load()
+        insns = ctypes.create_string_buffer(80)
+        insn = self.attach_filter(self.fd, 1000)
+        answer = self.filter_state(insns, 10)
+        fcntl.ioctl(self.fd, TUNGETSTATE, answer)
+        self.assertEqual((1, insn), (struct.unpack_from("I", answer, FILTER + 8)[0],
+                                     insns.raw[:8]))
+        # In force already, and another one
+        fcntl.ioctl(self.fd, TUNSETSTATE, self.filter_state(insns, 1))
+        insns[4] = 0
+        with self.assertRaises(OSError) as raised:
+            fcntl.ioctl(self.fd, TUNSETSTATE, self.filter_state(insns, 1))
+        self.assertEqual(errno.EINVAL, raised.exception.errno)
+
+        fcntl.ioctl(self.other, TUNSETQUEUE, ifreq("", DETACH))
+        self.attach_filter(self.fd, 2000)
+        answer = self.filter_state(insns, 10)
+        with self.assertRaises(OSError) as raised:
+            fcntl.ioctl(self.fd, TUNGETSTATE, answer)
+        self.assertEqual((errno.EINVAL, SOCKFILTER),
+                         (raised.exception.errno,
+                          struct.unpack_from("Q", answer, FAILED)[0]))
 
     def test_traffic(self):
         """Load and remove it under traffic, with TUNGETSTATE in a loop."""
