@@ -36,7 +36,7 @@ test-qemu-10.2: lab lab-kernels test-parts ## the tests of the hand-over, with Q
 	QEMU_BASE=10.2 lab/test hand_over full versions
 
 test-debug: lab-debug selftests test-parts ## the kernel selftests, hand-overs and more, with KASAN, lockdep, kmemleak, KCSAN
-	lab/test selftests_debug selftests_kcsan vhost_debug
+	lab/test selftests_debug selftests_kcsan vhost_debug live_debug
 
 bench: lab qemu-stock ## measure a live update against its alternatives, in build/bench; QUICK=1 for less
 	bench/run

@@ -119,7 +119,7 @@ def command(*words):
     return result.returncode, result.stdout
 
 
-def wait(what, done, seconds=120):
+def wait(what, done, seconds=300):
     end = time.monotonic() + seconds
     while not done():
         if time.monotonic() > end:
