@@ -5,6 +5,7 @@
 # sourced by a script that has set SELF, its name, and the array DISKS: directories
 # whose disk is named when it is full.
 
+# shellcheck disable=SC2034 # traps of the scripts read it
 DIED=
 if [ -t 2 ]; then
 	bold=$'\e[1m' plain=$'\e[0m'
