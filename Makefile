@@ -6,8 +6,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: bench demo test test-full soak test-all-kernels test-debug shell lab lab-kernels lab-debug
-.PHONY: modules deb livepatch qemu test-qemu-10.2 tools selftests series series-check clean
-.PHONY: distclean help test-parts root checks kernel live guest image qemu-stock bases
+.PHONY: modules deb deb-qemu livepatch qemu test-qemu-10.2 tools selftests series series-check
+.PHONY: clean distclean help test-parts root checks kernel live guest image qemu-stock bases
 
 # These go to the build scripts, from the command line or the environment.
 export KDIR KSRC TUN_KO VMLINUX QEMU_SRC DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR KERNEL JOBS QUICK
@@ -77,6 +77,9 @@ tools: root ## the tapstate command
 
 deb: root ## Debian packages of this commit, in build/deb
 	lab/build/deb
+
+deb-qemu: qemu ## Debian 13's source package of QEMU with the series, in build/deb-qemu
+	lab/build/deb-qemu source
 
 selftests: kernel checks ## the kernel selftests
 	lab/build/selftests
