@@ -5,9 +5,10 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: bench demo test test-full soak test-all-kernels test-debug shell lab lab-kernels lab-debug
-.PHONY: modules deb deb-qemu livepatch qemu test-qemu-10.2 tools selftests series series-check
-.PHONY: clean distclean help test-parts root checks kernel live guest image qemu-stock bases
+.PHONY: bench demo test test-full test-install soak test-all-kernels test-debug shell lab
+.PHONY: lab-kernels lab-debug modules deb deb-qemu livepatch qemu test-qemu-10.2 tools selftests
+.PHONY: series series-check clean distclean help test-parts root checks kernel live guest image
+.PHONY: qemu-stock bases
 
 # These go to the build scripts, from the command line or the environment.
 export KDIR KSRC TUN_KO VMLINUX QEMU_SRC DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR KERNEL JOBS QUICK
@@ -80,6 +81,10 @@ deb: root ## Debian packages of this commit, in build/deb
 
 deb-qemu: qemu ## Debian 13's source package of QEMU with the series, in build/deb-qemu
 	lab/build/deb-qemu source
+
+test-install: lab deb ## install, upgrade and remove the packages on a plain Debian 13
+	lab/build/host-image
+	lab/test packages install_host
 
 selftests: kernel checks ## the kernel selftests
 	lab/build/selftests

@@ -93,7 +93,7 @@ kernel_known() {
 	case " $KERNELS $KERNELS_DEBUG " in
 	*" $1 "*) return ;;
 	esac
-	[ -f "$BUILD/base-$1" ] || [ -n "${BUILDING_BASE:-}" ] ||
+	[ -f "$BUILD/base-$1" ] || [ -f "$BUILD/kernel/$1/release" ] || [ -n "${BUILDING_BASE:-}" ] ||
 		die "unknown kernel '$1' (there is: $KERNELS $KERNELS_DEBUG)" \
 			"another series of Debian's, e.g. 7.2: make bases KERNEL=7.2"
 }
@@ -104,6 +104,7 @@ kernel_target() {
 	6.12) echo lab ;;
 	debug | kcsan) echo lab-debug ;;
 	6.1 | 7.x) echo lab-kernels ;;
+	host) echo test-install ;;
 	*) echo "bases KERNEL=$1" ;;
 	esac
 }
