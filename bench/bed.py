@@ -19,6 +19,7 @@ from traffic import Traffic
 
 import traces
 from calls import Watch
+from probe import Reads
 
 PATCHED = "qemu-system-x86_64"
 # Seconds between the frames that show when a QEMU reads
@@ -100,6 +101,10 @@ class Bed(Round):
 
     def move_timed(self):
         """Move the guest, and return the times that the traces tell."""
+        with Reads() if self.vhost else contextlib.nullcontext() as probe:
+            return self.move_watched(probe)
+
+    def move_watched(self, probe):
         start = time.time()
         pids, info = self.move()
         figures = {"whole": time.time() - start}
@@ -107,7 +112,7 @@ class Bed(Round):
         time.sleep(0.3)
         figures.update(traces.of_migration(info))
         if pids:
-            figures.update(traces.figures(self.directory, *pids))
+            figures.update(traces.figures(self.directory, *pids, probe))
         return figures
 
     def measure_still(self):

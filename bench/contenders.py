@@ -37,7 +37,7 @@ class StopCont(Bed):
 
 
 class Patched(Bed):
-    key, name = "c", "patched, hand-over with kernel state"
+    key, name = "c", "patched, hand-over"
 
     def move(self):
         source, target = self.guest, self.incoming()
@@ -66,7 +66,7 @@ class NoKernelState(Patched):
 
 
 class Vhost(Patched):
-    key, name = "e", "patched, vhost, hand-over with kernel state"
+    key, name = "e", "patched, vhost, hand-over"
     vhost, grounds = True, ("lab",)
 
 

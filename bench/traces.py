@@ -60,9 +60,11 @@ class Trace:
                 self.ran.append(when)
 
 
-def figures(directory, source, target):
+def figures(directory, source, target, probe=None):
     """Return times in seconds after the stop of the source, and when that was."""
     old, new = Trace(directory, source), Trace(directory, target)
+    if probe:
+        old.reads, new.reads = probe.of(source), probe.of(target)
     stop = old.stopped[-1]
     result = {"stop": stop, "run": min(t for t in new.ran if t >= stop) - stop}
     if old.migrated:
