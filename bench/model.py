@@ -21,6 +21,7 @@ AT_ONCE = 1, 2, 4, 8, 16, 32
 class Update:
     """What one update costs, in seconds"""
     cpu: float
+    width: float    # processors that its threads can use at a time
     wait: float
     rtnl: float
 
@@ -28,10 +29,10 @@ class Update:
 class Job:
     """An update that is under way: phases in this order"""
 
-    def __init__(self, update, start):
+    def __init__(self, update):
+        self.width = update.width
         self.left = [["cpu", update.cpu], ["wait", update.wait],
                      ["rtnl", update.rtnl]]
-        self.start = start
 
 
 def rates(jobs, cpus):
@@ -41,7 +42,7 @@ def rates(jobs, cpus):
     for job in jobs:
         kind = job.left[0][0]
         if kind == "cpu":
-            result.append(min(1, cpus / computing))
+            result.append(min(job.width, cpus / computing))
         elif kind == "wait":
             result.append(1)
         else:
@@ -55,7 +56,7 @@ def simulate(update, vms, at_once, cpus):
     now, waiting, jobs = 0.0, vms, []
     while waiting or jobs:
         while waiting and len(jobs) < at_once:
-            jobs.append(Job(update, now))
+            jobs.append(Job(update))
             waiting -= 1
         speed = rates(jobs, cpus)
         step = min(job.left[0][1] / rate
@@ -80,8 +81,9 @@ def fit(scale, rtnl):
     totals, cpus = measured(scale), scale["processors"]
     most = max(totals)
     # With as many at once, all processors are busy all the time.
-    cpu = min(totals[most] * cpus / most, totals[1])
-    return Update(cpu, max(totals[1] - cpu - rtnl, 0), rtnl)
+    cpu = totals[most] * cpus / most
+    width = min(max(cpu / totals[1], 1), cpus)
+    return Update(cpu, width, max(totals[1] - cpu / width - rtnl, 0), rtnl)
 
 
 def memory(scale):

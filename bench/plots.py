@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Plots of the results, as SVG."""
 
+import dataclasses
 import io
 import re
 
@@ -17,13 +18,20 @@ PATCHED, STOCK, FLOOR = "#1f6fb4", "#d9822b", "#777777"
 KINDS = {"control": FLOOR, "a": FLOOR, "b": FLOOR, "f": STOCK, "f-late": STOCK,
          "g": STOCK, "h": STOCK}
 LEGEND = ((PATCHED, "patched"), (STOCK, "stock"), (FLOOR, "for comparison"))
-BETTER = "shorter is better"
+CAPTION = "Bars are medians, lines quartiles, dots single rounds."
 
 matplotlib.rcParams.update({
     "font.size": 10, "font.family": "DejaVu Sans", "svg.fonttype": "none",
     "svg.hashsalt": "tapstate", "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#e5e5e5",
     "axes.axisbelow": True})
+
+
+@dataclasses.dataclass
+class Plot:
+    title: str
+    caption: str
+    svg: str
 
 
 def svg(figure):
@@ -40,7 +48,7 @@ def colour(key):
     return KINDS.get(key, PATCHED)
 
 
-def rows_figure(rows, title, xlabel):
+def rows_figure(rows, xlabel):
     """Draw (key, name, values) below each other: quartiles and each round."""
     figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.42 * len(rows)))
     for y, (key, _, values) in enumerate(rows):
@@ -54,15 +62,15 @@ def rows_figure(rows, title, xlabel):
     axes.set_yticks(range(len(rows)), [f"{key}. {name}" for key, name, _ in rows])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xlim(left=0)
-    axes.set_xlabel(f"{xlabel}; bar: median, line: quartiles, dots: rounds; "
-                    f"{BETTER}")
-    axes.set_title(title, loc="left", fontsize=11)
+    most = max(max(values) for _, _, values in rows)
+    axes.set_xlim(0, 1.12 * most or 1)
+    axes.set_xlabel(f"{xlabel} (less is better)")
     present = {colour(key) for key, _, _ in rows}
     axes.legend([pyplot.Rectangle((0, 0), 1, 1, color=c, alpha=0.5)
                  for c, _ in LEGEND if c in present],
                 [name for c, name in LEGEND if c in present],
-                loc="lower right", fontsize=9)
+                loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9,
+                frameon=False)
     return svg(figure)
 
 
@@ -77,18 +85,23 @@ def in_ms(values):
 
 
 def hand_over(found, where):
-    yield f"Blackout of the network, {where}", rows_figure(
-        rows_of(found, lambda run: in_ms(blackouts(run))),
-        "from the stop of the guest to the first packet that is read for it again",
-        "milliseconds")
-    yield f"Lost packets, {where}", rows_figure(
-        rows_of(found, lambda run: [
+    yield Plot(
+        f"Blackout of the network, {where}", "From the stop of the guest to the "
+        f"first packet that is read for it again. {CAPTION}",
+        rows_figure(rows_of(found, lambda run: in_ms(blackouts(run))),
+                    "milliseconds"))
+    yield Plot(
+        f"Lost packets, {where}", "Lost in a move, both ways, of "
+        f"{found['rate']} packets per second each way. {CAPTION}",
+        rows_figure(rows_of(found, lambda run: [
             r["to_guest"]["lost"] + r["to_host"]["lost"]
-            for r in run["rounds"] if "to_guest" in r]),
-        f"lost in a move, of {found['rate']} packets per second each way", "packets")
-    yield f"Longest gap, {where}", rows_figure(
-        rows_of(found, lambda run: in_ms(gaps(run, "to_guest"))),
-        "longest time without a packet to the guest", "milliseconds")
+            for r in run["rounds"] if "to_guest" in r]), "packets"))
+    yield Plot(
+        f"Longest gap, {where}", "Longest time without a packet to the guest, "
+        f"as its programs see it: without KVM the emulator's warm-up is in it. "
+        f"{CAPTION}",
+        rows_figure(rows_of(found, lambda run: in_ms(gaps(run, "to_guest"))),
+                    "milliseconds"))
 
 
 def queue_pairs(found):
@@ -113,7 +126,8 @@ def queue_pairs(found):
     axes.set_xlabel("queue pairs of the NIC")
     axes.set_ylabel("blackout, ms (lower is better)")
     axes.legend(fontsize=9)
-    yield "Cost of queue pairs", svg(figure)
+    yield Plot("Cost of queue pairs", "Medians; the areas have half of all rounds.",
+               svg(figure))
 
 
 def instructions(lines):
@@ -130,16 +144,19 @@ def instructions(lines):
     left.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
     left.set_xlabel("queues")
     left.set_ylabel("thousand instructions (lower is better)")
-    left.set_ylim(bottom=0)
-    left.legend(fontsize=9)
+    left.set_ylim(0, 1.45 * left.get_ylim()[1])
+    left.legend(fontsize=9, loc="upper left", ncols=2)
     flows = [line for line in lines if "flows" in line]
     right.plot([line["flows"] for line in flows],
                [line["get"] / 1000 for line in flows], "o-", color=PATCHED,
                label="TUNGETSTATE")
     right.set_xlabel("flows")
+    right.set_ylabel("thousand instructions")
     right.set_ylim(bottom=0)
     right.legend(fontsize=9)
-    yield "Instructions of the calls", svg(figure)
+    yield Plot("Instructions of the calls", "For devices with more queues, and for "
+               "one that has learned flows. The older reads tell nothing of queues "
+               "and flows.", svg(figure))
 
 
 def scale(results):
@@ -157,11 +174,13 @@ def scale(results):
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=9)
-    yield "Several guests at once", svg(figure)
+    yield Plot("Several guests at once", "From the start of the first target to the "
+               "end of the last move. The model was fitted to 1 and 8.",
+               svg(figure))
 
 
 def all_plots(results):
-    """Yield (title, SVG) for all that was measured."""
+    """Yield a Plot for all that was measured."""
     for place, where in PLACES.items():
         if found := results.get(f"hand_over-{place}"):
             yield from hand_over(found, where)

@@ -64,8 +64,9 @@ def html_table(table):
 
 def page(results, tables):
     parts = [html_table(table) for table in tables]
-    pictures = [f"<h2>{html.escape(title)}</h2>{svg}"
-                for title, svg in plots.all_plots(results)]
+    pictures = [f"<h2>{html.escape(plot.title)}</h2>"
+                f"<p>{html.escape(plot.caption)}</p>{plot.svg}"
+                for plot in plots.all_plots(results)]
     return ("<!doctype html><html lang=en><meta charset=utf-8>"
             "<title>tapstate: costs of a live update</title>"
             f"<style>{STYLE}</style><h1>Costs of a live update</h1>"

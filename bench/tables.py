@@ -177,7 +177,8 @@ def scale(results):
     yield Table("Time to update all guests of a host, by the model", rows,
                 f"An update takes {update.cpu:.2f} s of processor time, "
                 f"{update.wait:.2f} s of waiting and {1000 * update.rtnl:.2f} ms of "
-                "RTNL. Not in the model: the load of the guests, disks, and copies "
+                "RTNL; its threads use "
+                f"{update.width:.1f} processors at a time. Not in the model: the load of the guests, disks, and copies "
                 "of private memory.")
     rows = [("at a time", "memory of the targets",
              *(f"fds in flight, {q} queues each" for q in (4, 64, 256)))]
@@ -186,7 +187,8 @@ def scale(results):
             str(q * k) + ("" if model.fits_in_flight(q, k) else " (too many)")
             for q in (4, 64, 256))))
     yield Table("Limits of a host", rows,
-                "Too many: more than the usual RLIMIT_NOFILE of 1024 may be in "
+                "All fds of all guests in flight at the same time is the worst case. Too "
+                "many: more than the usual RLIMIT_NOFILE of 1024 may be in "
                 "flight of one user, so sendmsg() fails with ETOOMANYREFS.")
 
 
