@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 import model
-from figures import blackouts, fate, gaps, quartiles
+from figures import blackouts, gaps, quartiles
 from tables import PLACES, rtnl_hold
 
 # One colour for each kind of way, and a label that also says it

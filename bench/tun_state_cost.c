@@ -9,6 +9,7 @@
  * LAB_ICOUNT=1 lab/run has: then figures repeat, as the least of some calls has no
  * interrupt in it. With "packets" it also runs on a tun without the ioctls.
  */
+#include <limits.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
@@ -16,21 +17,21 @@
 
 #define REPEATS	25
 
-static uint64_t counter(void)
+static unsigned long counter(void)
 {
-	uint32_t low, high;
+	unsigned int low, high;
 
 	asm volatile("lfence; rdtsc; lfence" : "=a" (low), "=d" (high) : : "memory");
-	return (uint64_t)high << 32 | low;
+	return (unsigned long)high << 32 | low;
 }
 
 static void nothing(void)
 {
 }
 
-static uint64_t least(void (*call)(void))
+static unsigned long least(void (*call)(void))
 {
-	uint64_t start, cost, min = UINT64_MAX;
+	unsigned long start, cost, min = ULONG_MAX;
 	int i;
 
 	for (i = 0; i < REPEATS; i++) {
@@ -43,7 +44,7 @@ static uint64_t least(void (*call)(void))
 	return min;
 }
 
-static uint64_t instructions(void (*call)(void))
+static unsigned long instructions(void (*call)(void))
 {
 	return least(call) - least(nothing);
 }
