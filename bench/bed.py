@@ -12,7 +12,6 @@ REPO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path[:0] = [os.path.join(REPO, "lab/tests"),
                 os.path.join(REPO, "qemu/tests/functional/x86_64")]
 
-from qemu_vm import set_up_migration, wait_migration
 from take_over import BRIDGE, STOCK, Round
 from testbed import DEV, GUEST, GUEST_MAC, HOST, run
 from traffic import Traffic
@@ -83,13 +82,7 @@ class Bed(Round):
 
     def migrate_to(self, source, target, local=True):
         """Return what the source says of the migration."""
-        for vm in source, target:
-            set_up_migration(vm, local=local)
-        path = os.path.join(self.directory, "migrate")
-        target.cmd("migrate-incoming", uri=f"unix:{path}")
-        source.cmd("migrate", uri=f"unix:{path}")
-        for vm in source, target:
-            wait_migration(vm)
+        self.migrate(source, target, local)
         return source.cmd("query-migrate")
 
     def move(self):

@@ -7,7 +7,7 @@ import socket
 import time
 
 # This one finds the tests' modules, which are below.
-from bed import PATCHED, Bed, end, to_bridge
+from bed import PATCHED, REPO, Bed, end, to_bridge
 
 from qemu_vm import VmError
 from take_over import SECOND, STOCK
@@ -46,6 +46,13 @@ class Patched(Bed):
         end(source)
         self.guest = target
         return pids, info
+
+
+class Before(Patched):
+    """An earlier version of the patched QEMU, if the user has put one there"""
+    key, name = "before", "patched, an earlier version (build/bench/qemu-before)"
+    binary = os.path.join(REPO, "build/bench/qemu-before")
+    grounds = ()
 
 
 class NoNic(Patched):
@@ -255,5 +262,5 @@ class Tool(Bed):
 
 
 CONTENDERS = {kind.key: kind for kind in (
-    Control, StopCont, NoNic, Patched, NoKernelState, Vhost, VhostNoKernelState,
+    Control, StopCont, NoNic, Patched, Before, NoKernelState, Vhost, VhostNoKernelState,
     Switched, SwitchedLate, Bridged, Cpr, TakeOver, Tool)}

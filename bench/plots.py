@@ -15,7 +15,8 @@ from tables import PLACES, rtnl_hold
 
 # One colour for each kind of way, and a label that also says it
 PATCHED, STOCK, FLOOR = "#1f6fb4", "#d9822b", "#777777"
-KINDS = {"control": FLOOR, "a": FLOOR, "b": FLOOR, "f": STOCK, "f-late": STOCK,
+EARLIER = "#7fb8e0"
+KINDS = {"before": EARLIER, "control": FLOOR, "a": FLOOR, "b": FLOOR, "f": STOCK, "f-late": STOCK,
          "g": STOCK, "h": STOCK}
 LEGEND = ((PATCHED, "patched"), (STOCK, "stock"), (FLOOR, "for comparison"))
 CAPTION = "Bars are medians, lines quartiles, dots single rounds."

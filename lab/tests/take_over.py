@@ -72,9 +72,9 @@ class Round(Testbed):
         self.progress()
         return vm
 
-    def migrate(self, source, target):
+    def migrate(self, source, target, local=False):
         for vm in source, target:
-            set_up_migration(vm, local=False)
+            set_up_migration(vm, local=local)
         path = os.path.join(self.directory, "migrate")
         target.cmd("migrate-incoming", uri=f"unix:{path}")
         source.cmd("migrate", uri=f"unix:{path}")
