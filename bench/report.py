@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Write report.html, report.txt and results.json from a directory's measurements.
+"""Write report.html, report.txt, summary.md and results.json from measurements.
 
 usage: report.py DIRECTORY
 """
@@ -12,7 +12,7 @@ import os
 import sys
 
 import plots
-from tables import all_tables
+from tables import all_tables, summary
 
 STYLE = """
 body { font: 15px/1.45 sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em;
@@ -87,6 +87,8 @@ def main():
     tables = all_tables(results)
     text = "\n\n".join([machine(results)] + [table.text() for table in tables])
     write(directory, "report.txt", text + "\n")
+    write(directory, "summary.md", "\n\n".join(
+        [machine(results)] + [table.markdown() for table in summary(results)]) + "\n")
     write(directory, LEAVE_OUT, json.dumps(results, indent=1))
     write(directory, "report.html", page(results, tables))
     print(text)

@@ -35,6 +35,13 @@ class Table:
         return "\n".join(head + [line.rstrip() for line in lines])
 
 
+    def markdown(self):
+        """Return the table for a page such as README.md."""
+        lines = ["| " + " | ".join(row) + " |" for row in self.rows]
+        lines.insert(1, "|---" * len(self.rows[0]) + "|")
+        return "\n".join(lines)
+
+
 def ms(values):
     """Return the median and the quartiles of seconds, in ms."""
     found = quartiles(values)
@@ -200,8 +207,30 @@ def tool(results):
         yield Table("The tool", rows)
 
 
+def ratio(values, base):
+    return f"{median(values) / base:.1f}" if values else "-"
+
+
+def summary(results):
+    """Return a small table of ratios to the migration of a guest without a NIC."""
+    for place, where in PLACES.items():
+        found = results.get(f"hand_over-{place}")
+        if not found or "b" not in found["runs"]:
+            continue
+        base = median(blackouts(found["runs"]["b"]))
+        rows = [("way to another QEMU", "blackout", "longest gap", "lost")]
+        for run in found["runs"].values():
+            if each(run, "run"):
+                rows.append((run["name"], ratio(blackouts(run), base),
+                             ratio(gaps(run, "to_guest"), base),
+                             str(fate(run, "lost")) if gaps(run, "to_guest")
+                             else "-"))
+        yield Table(f"Ratios to the downtime of a guest without a NIC, {where}",
+                    rows, f"Lost: packets of {found['rounds']} rounds.")
+
+
 def all_tables(results):
-    return [targets(results), *hand_over(results), *queue_pairs(results),
-            *downtime_calls(results), *instructions(results),
-            *packet_path(results), *ratios(results), *scale(results),
-            *tool(results)]
+    return [targets(results), *summary(results), *hand_over(results),
+            *queue_pairs(results), *downtime_calls(results),
+            *instructions(results), *packet_path(results), *ratios(results),
+            *scale(results), *tool(results)]
