@@ -652,7 +652,7 @@ static bool tap_local_check_options(const NetdevTapOptions *tap, const char *id,
 static void tap_local_reserve_fds(const NetdevTapOptions *tap)
 {
     static unsigned int reserved;
-    int fd = qemu_open_old("/dev/null", O_RDWR);
+    int fd = qemu_open("/dev/null", O_RDWR, NULL);
     int high;
 
     if (fd < 0) {
