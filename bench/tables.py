@@ -107,14 +107,17 @@ def queue_pairs(results):
 
 
 def downtime_calls(results):
-    if found := results.get("downtime_calls"):
+    for place, where in PLACES.items():
+        found = results.get(f"downtime_calls-{place}")
+        if not found:
+            continue
         rows = [("contender", "system calls", "ioctls of the TAP", "that take RTNL")]
         for key, run in found["runs"].items():
             rows.append((f"{key}. {run['name']}", *(
                 f"{median(each(run, what)):g}" for what in ("calls", "tun", "rtnl"))))
-        yield Table("System calls of both QEMUs during the blackout", rows,
-                    f"Median of {found['rounds']} rounds, 4 queue pairs, "
-                    f"{PLACES['lab']}.")
+        yield Table(f"System calls of both QEMUs during the blackout, {where}", rows,
+                    f"Median of {found['rounds']} rounds, 4 queue pairs. "
+                    "Less is better.")
 
 
 def instructions(results):
