@@ -48,10 +48,8 @@ live_config() {
 	id=$(readelf -n "$1/tun.ko" 2>/dev/null | sed -n 's/^ *Build ID: //p')
 	[[ $id =~ ^([0-9a-f]{2})+$ ]] || die "tun.ko has no build ID" \
 		"the live patch could not tell it from another tun.ko"
-	{
-		echo '/* SPDX-License-Identifier: GPL-2.0 */'
-		echo "#define TUN_LIVE_BUILD_ID { $(fold -w 2 <<<"$id" | sed 's/.*/0x&,/' | paste -sd ' ') }"
-	} >"$1/config.h"
+	echo "#define TUN_LIVE_BUILD_ID { $(fold -w 2 <<<"$id" | sed 's/.*/0x&,/' | paste -sd ' ') }" \
+		>"$1/config.h"
 	put "$1/config.h" "$1/src/drivers/net/tun_state_live_config.h"
 }
 
