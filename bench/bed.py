@@ -45,6 +45,8 @@ class Bed(Round):
 
     binary = PATCHED
     vhost = False
+    # Where it can run: on the build machine's kernel, in the lab VM
+    grounds = ("host", "lab")
     # Options that all QEMUs of this contender have
     more = ()
 
