@@ -943,7 +943,8 @@ class StockTest(ToolTest):
 
     def test_show(self):
         fd = self.open("t0")
-        message = "lacks TUNGETSTATE; load the patched tun module"
+        message = ("lacks TUNGETSTATE; load the patched tun module or the live "
+                   "patch")
         self.one_line(message, "show", "t0")
         self.one_line(message, "show", "--pid", str(os.getpid()))
         self.one_line(message, "show", "--pid", str(os.getpid()), "--fd",

@@ -31,8 +31,8 @@ static void check_kernel(Plan *plan)
                   live ? "live patch" : "module");
     } else {
         plan_find(plan, FINDING_NOTE, "kernel", "tun does not report its state: "
-                  "TAPs are handed over unverified; install the patched tun "
-                  "module");
+                  "TAPs are handed over unverified; load the patched tun "
+                  "module or the live patch");
     }
 }
 

@@ -82,7 +82,7 @@ bool tapstate__ioctl_get(int fd, struct tun_state *st, GError **errp)
     } else if (err == EINVAL && !st->supported) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_KERNEL,
                     "the tun driver of this kernel lacks TUNGETSTATE; "
-                    "load the patched tun module");
+                    "load the patched tun module or the live patch");
     } else {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_SYSTEM,
                     "TUNGETSTATE failed%s%s: %s", group ? " for " : "",

@@ -479,7 +479,8 @@ static void fail_search(const Scan *scan, GError **errp)
     if (scan->stock) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_NO_KERNEL,
                     "%s: the tun driver of this kernel lacks TUNGETSTATE; "
-                    "load the patched tun module", scan->name);
+                    "load the patched tun module or the live patch",
+                    scan->name);
     } else if (scan->denied) {
         g_set_error(errp, TAPSTATE_ERROR, TAPSTATE_ERROR_PERMISSION,
                     "%s: not permitted to use file descriptor %d of process "
