@@ -35,7 +35,7 @@ def running(path):
 def tool(*args):
     return subprocess.run(["tapstate", "update", *args], stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, check=False,
-                          timeout=600)
+                          timeout=120)
 
 
 def update(vm):
