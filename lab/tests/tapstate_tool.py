@@ -285,6 +285,22 @@ class ListTest(ToolTest):
             self.ok("save", os.fsdecode(name), "-o", saved)
             self.ok("diff", saved, f"{os.getpid()}:{fd}")
 
+    def wait_for_qmp(self, sock, qemu):
+        """Wait until QEMU greets: it binds its socket long before."""
+        deadline = time.monotonic() + 120
+        while True:
+            self.assertIsNone(qemu.poll())
+            self.assertLess(time.monotonic(), deadline)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(120)
+                try:
+                    client.connect(sock)
+                except (FileNotFoundError, ConnectionRefusedError):
+                    time.sleep(0.1)
+                    continue
+                self.assertIn(b"QMP", client.recv(100))
+                return
+
     def test_qmp(self):
         run("modprobe", "vhost_net")
         sock = self.path("qmp")
@@ -297,10 +313,7 @@ class ListTest(ToolTest):
                  "-netdev", "tap,id=hn1,ifname=q1,script=no,downscript=no",
                  "-device", "e1000e,netdev=hn1"]) as qemu:
             try:
-                deadline = time.monotonic() + 60
-                while not os.path.exists(sock):
-                    self.assertLess(time.monotonic(), deadline)
-                    time.sleep(0.1)
+                self.wait_for_qmp(sock, qemu)
                 text = self.ok("list", "-j", "--qmp", sock)
                 ids = [(q["device"], q["netdev"], q["pid"])
                        for q in json.loads(text)]
@@ -325,11 +338,7 @@ class ListTest(ToolTest):
                  "-qmp", f"unix:{sock},server=on,wait=off", *options],
                 pass_fds=pass_fds) as qemu:
             try:
-                deadline = time.monotonic() + 60
-                while not os.path.exists(sock):
-                    self.assertIsNone(qemu.poll())
-                    self.assertLess(time.monotonic(), deadline)
-                    time.sleep(0.1)
+                self.wait_for_qmp(sock, qemu)
                 return {(q["device"], q["netdev"])
                         for q in json.loads(self.ok("list", "-j", "--qmp",
                                                     sock))
