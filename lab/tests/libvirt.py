@@ -12,10 +12,11 @@ import unittest
 
 import pycotap
 
+from commands import run, wait
 from libvirt_host import (
     FIRST_URI, NAME, SECOND, SECOND_URI, STATUS, destroy, enter_host, monitor,
-    pid_of_guest, run, start_libvirtd, start_second_libvirtd, stop_libvirtd,
-    stopped_libvirtd, virsh, wait)
+    pid_of_guest, start_libvirtd, start_second_libvirtd, stop_libvirtd,
+    stopped_libvirtd, virsh)
 from traffic import Traffic
 
 DEV, MAC = "tap0", "52:54:00:74:61:70"

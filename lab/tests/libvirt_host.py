@@ -11,7 +11,8 @@ import os
 import re
 import signal
 import subprocess
-import time
+
+from commands import run, wait
 
 NAME = "guest"
 # What libvirt knows of the domain that runs
@@ -69,23 +70,6 @@ def enter_host(program, *args):
         ["unshare", "--mount", "--propagation", "unchanged", "--uts", "--pid",
          "--fork", "--kill-child", "sh", "-c", INIT, program, *args],
         check=False).returncode
-
-
-def run(*command, status=0):
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True,
-                            stderr=subprocess.STDOUT, timeout=300, check=False)
-    if result.returncode != status:
-        raise AssertionError(f"{command}: status {result.returncode}: "
-                             f"{result.stdout}")
-    return result.stdout
-
-
-def wait(condition, what, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not in {seconds} s")
-        time.sleep(0.05)
 
 
 def succeeds(*command):

@@ -23,6 +23,7 @@ import unittest
 
 import pycotap
 
+from commands import wait
 from tapstate_tool import (DETACH, TUNATTACHFILTER, TUNSETIFF, TUNSETQUEUE,
                            TUNSETSTEERINGEBPF, ifreq, open_queue, run)
 
@@ -46,6 +47,7 @@ PACKETS_PER_SECOND = 200
 VNET_HEADER = 10
 # Calls of TUNGETSTATE while the live patch is loaded, and the time between two
 ANSWERS, GET_PAUSE = 100, 0.001
+SECONDS = 300
 cycles = 3
 
 
@@ -119,14 +121,6 @@ def command(*words):
     return result.returncode, result.stdout
 
 
-def wait(what, done, seconds=300):
-    end = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > end:
-            raise TimeoutError(what)
-        time.sleep(0.02)
-
-
 def in_transition():
     with open(f"{PATCH}/transition", encoding="ascii") as file:
         return file.read().strip() == "1"
@@ -135,14 +129,14 @@ def in_transition():
 def load():
     """Load the live patch, and wait until all tasks run it."""
     run("insmod", LIVE)
-    wait("the transition", lambda: not in_transition())
+    wait(lambda: not in_transition(), "the transition", SECONDS)
 
 
 def remove():
     """Remove the live patch, as the documentation says."""
     with open(f"{PATCH}/enabled", "w", encoding="ascii") as file:
         file.write("0")
-    wait("the transition", lambda: not os.path.exists(PATCH))
+    wait(lambda: not os.path.exists(PATCH), "the transition", SECONDS)
     run("rmmod", "tun_state_live")
 
 
@@ -224,7 +218,7 @@ class Gets:
 
     def wait_for_more(self):
         goal = self.known + ANSWERS
-        wait("TUNGETSTATE", lambda: self.known >= goal or self.wrong)
+        wait(lambda: self.known >= goal or self.wrong, "TUNGETSTATE", SECONDS)
 
     def finish(self):
         self.stop = True

@@ -11,10 +11,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import unittest
 
 import pycotap
+
+from commands import run, wait
 
 UNIT = "tapstate-vm@guest.service"
 UNITS = "/run/systemd/system"
@@ -45,24 +46,6 @@ echo '{"ARGS=" + ARGS}' >/etc/tapstate-vm/guest
 exec env -i container=lab /usr/lib/systemd/systemd --system --unit=lab.target \
     --log-target=console --show-status=no
 """
-SECONDS = 60
-
-
-def run(*command, status=0):
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True,
-                            stderr=subprocess.STDOUT, timeout=120, check=False)
-    if result.returncode != status:
-        raise AssertionError(f"{command}: status {result.returncode}: "
-                             f"{result.stdout}")
-    return result.stdout
-
-
-def wait(condition, what):
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not in {SECONDS} s")
-        time.sleep(0.05)
 
 
 def show(name):
