@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Builds of tun_state_live.ko, the live patch. To be sourced after common.sh and
-# tun-module.sh.
+# Builds of tun_state_live.ko, the live patch. The lab uses this, and
+# tapstate-livepatch-dkms. To be sourced after tun-source.sh.
 
 LIVE=$REPO/kernel/live
 
@@ -62,6 +62,51 @@ live_unpack() {
 	*) cat "$1" ;;
 	esac >"$2/tun.ko" || die "$1 cannot be unpacked"
 }
+
+# tun_ko MODULES...: print the path of the first tun.ko in these directories
+tun_ko() {
+	local found
+	for found; do
+		compgen -G "$found/drivers/net/tun.ko*" && return
+	done | grep -m 1 . || die "there is no tun.ko in $1" \
+		"the live patch is for a tun that is a module; TUN_KO= names another place"
+}
+
+# btf_of RELEASE DIR: print the path of the BTF of a kernel that KDIR names; unpack
+# its vmlinux to DIR if need be
+btf_of() {
+	if [ -n "${VMLINUX:-}" ]; then
+		echo "$VMLINUX"
+	elif [ "$1" = "$(uname -r)" ] && [ -f /sys/kernel/btf/vmlinux ]; then
+		echo /sys/kernel/btf/vmlinux
+	elif [ -f "$KDIR/vmlinux" ]; then
+		echo "$KDIR/vmlinux"
+	else
+		unpack_vmlinux "/boot/vmlinuz-$1" "$2/vmlinux" ||
+			die "there is no BTF of Linux $1" \
+				"name its vmlinux, or its /sys/kernel/btf/vmlinux: VMLINUX=FILE"
+		echo "$2/vmlinux"
+	fi
+}
+
+# unpack_vmlinux VMLINUZ FILE: write to FILE the compressed kernel of VMLINUZ, which
+# its header tells the place of. The decompressor may complain of what follows it.
+unpack_vmlinux() {
+	local at size unpack
+	[ -r "$1" ] || return
+	at=$(((1 + $(number_at "$1" 0x1f1 1)) * 512 + $(number_at "$1" 0x248 4)))
+	size=$(number_at "$1" 0x24c 4)
+	case $(od -An -tx1 -j "$at" -N 4 "$1" | tr -d ' ') in
+	fd377a58) unpack=(xz -dc) ;;
+	28b52ffd) unpack=(zstd -dcq) ;;
+	1f8b*) unpack=(gzip -dc) ;;
+	*) return 1 ;;
+	esac
+	tail -c "+$((at + 1))" "$1" 2>/dev/null | head -c "$size" |
+		"${unpack[@]}" >"$2" 2>/dev/null || :
+	[ "$(od -An -tx1 -N 4 "$2" | tr -d ' ')" = 7f454c46 ]
+}
+number_at() { od -An "-tu$3" -j "$(($2))" -N "$3" "$1" | tr -d ' '; }
 
 # live_check DIR VMLINUX RUN...: check what was compiled in DIR: no pointer to a copy, and
 # the structs of DIR/tun.ko, whose BTF is based on that of VMLINUX, or is not there if

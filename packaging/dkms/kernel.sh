@@ -13,7 +13,8 @@ set -euo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 # The version's directory in dkms's tree, which has this in "build" and in "source"
 TREE=${0%/*/packaging/dkms/*}
-SELF=tapstate-dkms
+SELF=${TREE%/*}-dkms
+SELF=${SELF##*/} # the package: tapstate-dkms or tapstate-livepatch-dkms
 KDIR=/lib/modules/$KERNEL/build
 DISKS=("$TREE" "/lib/modules/$KERNEL" "${TMPDIR:-/tmp}")
 . "$REPO/lab/lib/messages.sh"
@@ -30,9 +31,9 @@ refuse() { # STATUS
 }
 
 # An administrator's KSRC=, unless the caller of dkms has set it
-if [ -z "${KSRC+x}" ] && [ -r /etc/default/tapstate-dkms ]; then
-	# shellcheck disable=SC1091 # of the host
-	. /etc/default/tapstate-dkms
+if [ -z "${KSRC+x}" ] && [ -r "/etc/default/$SELF" ]; then
+	# shellcheck disable=SC1090 # of the host
+	. "/etc/default/$SELF"
 fi
 
 # need_disk: end if a disk is full, before anything is written
@@ -74,5 +75,5 @@ kernel_source() {
 		return
 	done
 	is_source "$SRC" "$series" || die "there is no source of Linux $series: apt install \
-linux-source-$series, or set KSRC= in /etc/default/tapstate-dkms"
+linux-source-$series, or set KSRC= in /etc/default/$SELF"
 }
