@@ -206,3 +206,5 @@ module_exit(tun_live_exit);
 MODULE_DESCRIPTION("Live patch: TUNGETSTATE and TUNSETSTATE for the loaded tun");
 MODULE_LICENSE("GPL");
 MODULE_INFO(livepatch, "Y");
+/* A version has modpost add a hash of the source, which tells builds apart */
+MODULE_VERSION("1");
