@@ -287,12 +287,12 @@ class ListTest(ToolTest):
 
     def wait_for_qmp(self, sock, qemu):
         """Wait until QEMU greets: it binds its socket long before."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 60
         while True:
             self.assertIsNone(qemu.poll())
             self.assertLess(time.monotonic(), deadline)
             with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(120)
+                client.settimeout(60)
                 try:
                     client.connect(sock)
                 except (FileNotFoundError, ConnectionRefusedError):
