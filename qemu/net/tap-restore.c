@@ -171,7 +171,8 @@ bool tap_local_read(TapLocal *local, TapSnapshot to, bool hold, Error **errp)
                        local->id, queue->index, why);
             return false;
         }
-        if (hold && why && local->kernel_state != ON_OFF_AUTO_OFF) {
+        if (local->outgoing && why &&
+            local->kernel_state != ON_OFF_AUTO_OFF) {
             tap_local_set_unverified(local, why);
         }
     }

@@ -1331,7 +1331,10 @@ static void test_kernel_state_unverified(void)
     kernel.on = false;
 }
 
-/* A source whose kernel does not tell hands over, and says so once a netdev */
+/*
+ * A source whose kernel does not tell hands over, and says so once a netdev and
+ * migration, while the guest runs
+ */
 static void test_kernel_state_unverified_source(void)
 {
     Stream stream;
@@ -1340,14 +1343,23 @@ static void test_kernel_state_unverified_source(void)
     kernel_start(true);
     kernel.get_errno = EPERM;
     new_source_queues(&automatic, 3);
-    hand_over(&stream);
+    g_assert_true(tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_SETUP));
     log = tap_local_fixture_take_log();
     assert_contains(log, "netdev 'net0': TUNGETSTATE failed: Operation not "
                     "permitted: it is handed over unverified");
     g_assert_null(strstr(strstr(log, "unverified") + 1, "unverified"));
+    tap_local_fixture_run(RUN_STATE_FINISH_MIGRATE);
+    save_all(&stream);
+    g_assert_cmpstr(fixture.log->str, ==, "");
     for (unsigned int i = 0; i < 3; i++) {
         g_assert_cmpuint(stream.data[i]->len, ==, FIELDS_SIZE);
     }
+    g_assert_true(tap_local_fixture_outgoing(MIG_EVENT_PRECOPY_FAILED));
+    assert_contains(tap_local_fixture_take_log(), "the migration failed");
+    free_stream(&stream);
+
+    hand_over(&stream);
+    assert_contains(tap_local_fixture_take_log(), "it is handed over unverified");
     tap_local_fixture_run(RUN_STATE_RUNNING);
     g_assert_cmpuint(kernel.sets, ==, 0);
     tap_local_fixture_free();
