@@ -2,8 +2,9 @@
 """A model of an update of all guests of a host, some at a time.
 
 An update takes processor time, which all that run share; it waits for something
-else, such as timers of QEMU; and its target takes RTNL, one at a time. Two of the
-measured points give the processor time and the waits, the others check the model.
+else, such as timers of QEMU; and its target takes RTNL, one at a time. The processor
+time is measured; the waits are what else one guest took that moved alone. The other
+points check the model.
 """
 
 import dataclasses
@@ -77,13 +78,12 @@ def measured(scale):
 
 
 def fit(scale, rtnl):
-    """Return the costs of an update from the points of 1 and of most at once."""
-    totals, cpus = measured(scale), scale["processors"]
-    most = max(totals)
-    # With as many at once, all processors are busy all the time.
-    cpu = totals[most] * cpus / most
-    width = min(max(cpu / totals[1], 1), cpus)
-    return Update(cpu, width, max(totals[1] - cpu / width - rtnl, 0), rtnl)
+    """Return the costs of an update."""
+    alone = measured(scale)[1]
+    cpu = median(point["cpu"] / int(count) for count, points in scale["points"].items()
+                 for point in points)
+    width = min(max(cpu / alone, 1), scale["processors"])
+    return Update(cpu, width, max(alone - cpu / width - rtnl, 0), rtnl)
 
 
 def memory(scale):

@@ -45,6 +45,11 @@ def svg(figure):
     return text[re.search("<svg", text).start():]
 
 
+def short(value):
+    """Return a number with about three digits."""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
 def colour(key):
     return KINDS.get(key, PATCHED)
 
@@ -58,7 +63,7 @@ def rows_figure(rows, xlabel):
         axes.plot([first, third], [y, y], color=colour(key), linewidth=3,
                   solid_capstyle="butt")
         axes.plot(values, [y] * len(values), "o", color=colour(key), markersize=3)
-        axes.annotate(f"{middle:.3g}", (max(values), y), xytext=(6, 0),
+        axes.annotate(short(middle), (max(values), y), xytext=(6, 0),
                       textcoords="offset points", va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [f"{key}. {name}" for key, name, _ in rows])
     axes.invert_yaxis()
@@ -117,9 +122,12 @@ def queue_pairs(found):
         axes.fill_between(x, low, high, color=colour(key), alpha=0.2)
         axes.plot(x, middle, "o-", color=colour(key),
                   label=f"{key}. {runs[0]['name']}")
+        # The first contender has its labels above, the second below.
+        below = len(axes.texts) > 0
         for n, value in zip(x, middle):
-            axes.annotate(f"{value:.3g}", (n, value), xytext=(0, 6),
-                          textcoords="offset points", ha="center", fontsize=9)
+            axes.annotate(short(value), (n, value), xytext=(0, -14 if below else 6),
+                          textcoords="offset points", ha="center", fontsize=9,
+                          color=colour(key))
     axes.set_xscale("log", base=4)
     axes.set_yscale("log")
     axes.set_xticks(sorted({run["queues"] for run in found["runs"].values()}))
@@ -176,7 +184,8 @@ def scale(results):
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=9)
     yield Plot("Several guests at once", "From the start of the first target to the "
-               "end of the last move. The model was fitted to 1 and 8.",
+               "end of the last move. The model knows the processor time and the "
+               "total of one guest.",
                svg(figure))
 
 

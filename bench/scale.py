@@ -21,7 +21,7 @@ Patched = CONTENDERS["c"]
 
 
 def cpu_seconds():
-    """Return the processor time that children of this machine have used so far."""
+    """Return the processor time that all of this machine has used so far."""
     with open("/proc/stat", encoding="ascii") as file:
         user, nice, system, idle, iowait, *rest = map(int, file.readline().split()[1:])
     return (user + nice + system + sum(rest[:3])) / os.sysconf("SC_CLK_TCK")

@@ -178,7 +178,7 @@ def scale(results):
         rows.append((str(count), f"{total:.2f}", f"{predicted:.2f}", ms(stops)))
     yield Table("Several guests at once", rows,
                 f"{found['processors']} processors, {found['rounds']} rounds. The "
-                "model was fitted to the first and the last row.")
+                "model knows the processor time and the first row.")
     rows = [("guests of the host", *(f"{k} at a time" for k in model.AT_ONCE))]
     for vms in model.VMS:
         rows.append((str(vms), *(
