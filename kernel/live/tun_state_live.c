@@ -206,5 +206,7 @@ module_exit(tun_live_exit);
 MODULE_DESCRIPTION("Live patch: TUNGETSTATE and TUNSETSTATE for the loaded tun");
 MODULE_LICENSE("GPL");
 MODULE_INFO(livepatch, "Y");
+module_param_named(over, tun_live_over, bool, 0444);
+MODULE_PARM_DESC(over, "Read-only: it serves no more, as removing it was begun");
 /* A version has modpost add a hash of the source, which tells builds apart */
 MODULE_VERSION("1");
