@@ -111,6 +111,26 @@ kernel_target() {
 
 in_root() { "$REPO/lab/lib/chroot" "$@"; }
 
+# out_dir: have a directory for what a run writes, and set "out" to its path: LAB_OUT_DIR,
+# or build/lab-out, or while another run uses that, one of its own
+out_dir() {
+	local lock
+	if [ -n "${LAB_OUT_DIR:-}" ]; then
+		out=$LAB_OUT_DIR
+	else
+		out=$BUILD/lab-out
+		# The lock ends with the run.
+		exec {lock}>"$BUILD/.lock-lab-out"
+		if ! flock -n "$lock"; then
+			out=$BUILD/lab-out.$$
+			note "another lab is running: output goes to ${out#"$REPO/"}"
+		fi
+		rm -rf "$out"
+	fi
+	mkdir -p "$out"
+	out=$(cd "$out" && pwd -P)
+}
+
 . "$REPO/lab/lib/apt.sh"
 . "$REPO/lab/lib/bases.sh"
 . "$REPO/lab/lib/overlay.sh"
