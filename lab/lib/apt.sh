@@ -158,7 +158,7 @@ debian_tree() {
 		--skip=download/empty --skip=essential/unlink \
 		--aptopt='Acquire::Retries "3"' --aptopt='Acquire::http::Timeout "20"' \
 		--aptopt="$(stale_policy)" \
-		--dpkgopt='path-exclude=/usr/share/man/*' \
+		--dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/man/*' \
 		--dpkgopt='path-exclude=/usr/share/locale/*' \
 		--dpkgopt='path-exclude=/usr/share/doc/*' \
 		--dpkgopt='path-include=/usr/share/doc/*/copyright' "$@" \
