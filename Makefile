@@ -82,9 +82,9 @@ deb: root ## Debian packages of this commit, in build/deb
 deb-qemu: qemu ## Debian 13's source package of QEMU with the series, in build/deb-qemu
 	lab/build/deb-qemu source
 
-test-install: lab deb ## install, upgrade and remove the packages on a plain Debian 13, and run the playbook
+test-install: lab deb ## install, upgrade and remove the packages on a plain Debian 13
 	lab/build/host-image
-	lab/test packages playbook install_host
+	lab/test packages install_host
 
 selftests: kernel checks ## the kernel selftests
 	lab/build/selftests
