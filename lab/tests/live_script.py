@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run the package's script for the live patch while tasks wait for RTNL.
+"""Run the package's script for the live patch where it cannot just load or remove it.
 
 A call of tun holds RTNL while it waits for a page of user memory, which userfaultfd keeps
 from it. A task that closes a TAP then sleeps in a function that the live patch replaces.
@@ -13,10 +13,12 @@ import fcntl
 import glob
 import mmap
 import os
+import re
 import select
 import shutil
 import struct
 import subprocess
+import tempfile
 import threading
 import unittest
 
@@ -28,11 +30,13 @@ from tapstate_tool import open_queue, run
 
 SCRIPT = "packaging/dkms/livepatch"
 MODULES = f"/lib/modules/{os.uname().release}"
+INSTALLED = f"{MODULES}/updates/tun_state_live.ko"
 TUNSETSNDBUF = 1 << 30 | 4 << 16 | ord("T") << 8 | 212
 SYS_USERFAULTFD, UFFD_API, MODE_MISSING = 323, 0xaa, 1
 WAITS = "the live patch waits for tasks that close TAPs"
 NO_EFFECT = "the live patch is without effect, and stays loaded while tasks close TAPs"
 LOADED = "the live patch is loaded, all TAPs have the ioctls"
+OTHER_VERSION = "the live patch of another version stays loaded"
 
 
 def uffdio(number, *values):
@@ -81,7 +85,7 @@ class HeldRtnl:
         self.thread.join()
 
 
-class Waits(unittest.TestCase):
+class Script(unittest.TestCase):
     def setUp(self):
         self.queues = []
         self.addCleanup(self.clean)
@@ -89,8 +93,9 @@ class Waits(unittest.TestCase):
             self.queues.append(open_queue(f"t{i}"))
         # A host with few modules: depmod takes minutes for all.
         module = f"{MODULES}/kernel/drivers/net/tun.ko.xz"
-        directory = "/tmp/modules"
-        os.makedirs(f"{directory}/updates")
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory)
+        os.mkdir(f"{directory}/updates")
         shutil.copy(module, directory)
         shutil.copy(LIVE, f"{directory}/updates")
         for name in "order", "builtin", "builtin.modinfo":
@@ -119,7 +124,8 @@ class Waits(unittest.TestCase):
     def ends(self, script, status, sentence):
         """Expect an end of the script with one sentence."""
         text = script.communicate(timeout=2 * SECONDS)[0]
-        print(f"# {text.strip()}", flush=True)
+        for line in text.splitlines():
+            print(f"# {line}", flush=True)
         self.assertEqual(status, script.returncode, text)
         self.assertEqual(1 if sentence else 0, len(text.splitlines()), text)
         self.assertIn(sentence, text)
@@ -164,6 +170,22 @@ class Waits(unittest.TestCase):
         self.ends(self.script("stop", SECONDS), 0, "")
         self.assertFalse(served(self.queues[0]))
         self.assertFalse(os.path.exists("/sys/module/tun_state_live"))
+
+
+    def test_other_version(self):
+        """An upgrade of the package leaves the live patch that is loaded, and says it."""
+        self.ends(self.script("start", SECONDS), 0, LOADED)
+        self.ends(self.script("start", SECONDS), 0, "")
+        with open(INSTALLED, "r+b") as module:
+            before = re.search(rb"srcversion=(\w)", module.read())
+            module.seek(before.start(1))
+            module.write(b"0" if before[1] != b"0" else b"1")
+        for command in "start", "install":
+            self.ends(self.script(command, SECONDS), 0, OTHER_VERSION)
+            self.assertTrue(served(self.queues[0]))
+        self.ends(self.script("stop", SECONDS), 0, "")
+        self.ends(self.script("start", SECONDS), 0, LOADED)
+        self.ends(self.script("start", SECONDS), 0, "")
 
 
 if __name__ == "__main__":
