@@ -15,7 +15,7 @@ export KDIR KSRC TUN_KO VMLINUX QEMU_SRC DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR KE
 
 demo: lab ## live-update a guest twice under traffic and check that nothing is lost
 	@lab/build/base --passed-over
-	lab/run --guests -- python3 lab/tests/demo.py
+	lab/run -- python3 lab/tests/demo.py
 
 test: lab lab-kernels live qemu-stock selftests test-parts ## every test, in the lab; one line of numbers at the end
 	lab/test
@@ -43,7 +43,7 @@ bench: lab qemu-stock ## measure a live update against its alternatives, in buil
 	bench/run
 
 shell: lab qemu-stock ## a prompt in the lab
-	lab/run --guests --shell
+	lab/run --shell
 
 lab: guest image modules qemu tools ## what the lab needs to run the demo
 
