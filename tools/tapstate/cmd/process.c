@@ -148,12 +148,13 @@ Process *process_open(pid_t pid, GError **errp)
 bool process_wait(const Process *process, int seconds)
 {
     struct pollfd p = { .fd = process->pidfd, .events = POLLIN };
-    gint64 end = g_get_monotonic_time() + seconds * G_USEC_PER_SEC;
-    int left, ret;
+    gint64 end = g_get_monotonic_time() + seconds * G_USEC_PER_SEC, left;
+    int ret;
 
     do {
-        left = MAX(0, (end - g_get_monotonic_time()) / 1000);
-        ret = poll(&p, 1, left);
+        left = (end - g_get_monotonic_time()) / 1000;
+        /* A negative time has no end. */
+        ret = poll(&p, 1, MAX(0, left));
     } while (ret < 0 && errno == EINTR);
     return ret == 1;
 }
