@@ -64,15 +64,17 @@ suite_mirror() {
 }
 
 # suite_apt SUITE|src:SUITE TOOL ARG...: run apt-get or apt-cache with lists, sources
-# and cache of this suite alone. "src:" has lists of source packages.
+# and cache of this suite alone; one at a time. "src:" has lists of source packages.
 suite_apt() {
-	local suite=${1#src:} d=$CACHE/apt-${1/:/-} deb=deb mirror
+	local suite=${1#src:} d=$CACHE/apt-${1/:/-} deb=deb mirror lock rc=0
 	[ "$1" = "$suite" ] || deb='deb-src'
 	shift
 	[ -n "${MIRROR:-}" ] || need_mirror
 	mirror=$(suite_mirror "$suite")
 	[ -n "$mirror" ] || return 1
 	mkdir -p "$d"/state/lists/partial "$d"/cache/archives/partial "$d/empty"
+	exec {lock}>"$d/lock"
+	flock "$lock"
 	[ -f "$d/status" ] || : >"$d/status"
 	echo "$deb [signed-by=$KEYRING] $mirror $suite main" >"$d/sources.list"
 	[ "${LAB_EXTRA_ARCHIVE%%=*}" != "$suite" ] ||
@@ -97,15 +99,19 @@ suite_apt() {
 		Acquire::http::Timeout "20";
 		Acquire::https::Timeout "20";
 	END
-	"$1" -c "$d/apt.conf" "${@:2}"
+	"$1" -c "$d/apt.conf" "${@:2}" || rc=$?
+	exec {lock}>&-
+	return "$rc"
 }
 
 # suite_update SUITE|src:SUITE: read its package lists; fail if the mirror has none
 suite_update() {
 	local d=$CACHE/apt-${1/:/-} list
 	say "reading the package lists of ${1#src:}"
-	rm -f "$d/packages"
-	suite_apt "$1" apt-get update -q >&2 || return
+	suite_apt "$1" apt-get update -q >&2 || {
+		rm -f "$d/packages"
+		return 1
+	}
 	[ "${1#src:}" = "$1" ] || return 0
 	# Read the lists: apt-cache shows one version of a package.
 	# shellcheck disable=SC2016 # for apt
@@ -114,7 +120,8 @@ suite_update() {
 		/usr/lib/apt/apt-helper cat-file "$list"
 	done | awk '
 		$1 == "Package:" { p = $2 }
-		$1 == "Version:" { print p, $2 }' >"$d/packages"
+		$1 == "Version:" { print p, $2 }' >"$d/packages.$$"
+	mv "$d/packages.$$" "$d/packages"
 }
 
 # suite_packages SUITE: print "PACKAGE VERSION" for each version of each package
