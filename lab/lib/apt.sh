@@ -142,22 +142,46 @@ download() {
 	mv "$dir.tmp" "$dir"
 }
 
-# need_mmdebstrap: have mmdebstrap on this machine, and a mirror
+# need_mmdebstrap: have mmdebstrap and zstd on this machine, and a mirror
 need_mmdebstrap() {
 	need_mirror
-	command -v mmdebstrap >/dev/null && return
-	step_start "installing mmdebstrap on this machine"
-	{ apt-get update && apt-get install -y --no-install-recommends mmdebstrap; } >&2 ||
-		die_of_download "cannot install mmdebstrap on this machine"
-	step_end
+	has_mmdebstrap && return
+	lock mmdebstrap
+	if ! has_mmdebstrap; then
+		step_start "installing mmdebstrap on this machine"
+		{ apt-get update &&
+			apt-get install -y --no-install-recommends mmdebstrap zstd; } >&2 ||
+			die_of_download "cannot install mmdebstrap on this machine"
+		step_end
+	fi
+	unlock
 }
+has_mmdebstrap() { command -v mmdebstrap && command -v zstd; } >/dev/null
 
 # debian_tree SUITE VARIANT DIR PACKAGES [OPTION...]: have mmdebstrap unpack a
 # Debian tree with PACKAGES, a list in one word, into DIR. Keep the packages in the
-# cache.
+# cache, and the tree until Debian changes the suite.
 debian_tree() {
-	local suite=$1 variant=$2 dir=$3 packages=$4
+	local suite=$1 variant=$2 dir=$3 packages=$4 name key cached
 	shift 4
+	suite_apt "$suite" apt-get update -q >&2 || return
+	name=${dir#"$BUILD/"}
+	name=$CACHE/trees/$(tr / - <<<"${name%.tmp}")
+	key=$(hash_of "$REPO/lab/lib/apt.sh" "=$suite $variant $packages $MIRROR" "=$*" \
+		"$CACHE/apt-$suite"/state/lists/*Release)
+	cached=$name.$key.tar.zst
+	if [ -f "$cached" ]; then
+		note "unpacking the tree of the cache: $suite has not changed"
+		mkdir -p "$dir" &&
+			tar -C "$dir" --numeric-owner --xattrs --xattrs-include='*' -xf "$cached"
+		return
+	fi
+	debian_tree_new "$@" && mkdir -p "$CACHE/trees" &&
+		tar -C "$dir" --xattrs -c --zstd -f "$name.$$.tmp" . &&
+		rm -f "$name".*.tar.zst && mv "$name.$$.tmp" "$cached"
+}
+
+debian_tree_new() { # OPTION...: the part of debian_tree that mmdebstrap does
 	export debs=$CACHE/debs
 	mkdir -p "$debs"
 	# shellcheck disable=SC2016 # $1 is the hook's

@@ -61,6 +61,7 @@ lock() {
 		flock "$LOCK_FD"
 	fi
 }
+unlock() { exec {LOCK_FD}>&-; } # the last one
 
 # hash_of FILE|=STRING...: print a key for the inputs of a part, which is made again
 # when its key has changed
