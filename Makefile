@@ -8,10 +8,15 @@ SHELL := /bin/bash
 .PHONY: bench demo test test-full test-install soak test-all-kernels test-debug shell lab
 .PHONY: lab-kernels lab-debug modules deb deb-qemu livepatch qemu test-qemu-10.2 tools selftests
 .PHONY: series series-check clean distclean help test-parts root checks kernel live guest image
-.PHONY: qemu-stock bases
+.PHONY: qemu-stock bases disk root-bookworm kernel-6.1 kernel-7.x
 
 # These go to the build scripts, from the command line or the environment.
 export KDIR KSRC TUN_KO VMLINUX QEMU_SRC DEBIAN_MIRROR DEBIAN_SECURITY_MIRROR KERNEL JOBS QUICK
+
+# Building the parts one after the other leaves a third of two processors idle.
+ifneq ($(filter test test-full,$(MAKECMDGOALS)),)
+MAKEFLAGS += -j2
+endif
 
 demo: lab ## live-update a guest twice under traffic and check that nothing is lost
 	@lab/build/base --passed-over
@@ -47,9 +52,7 @@ shell: lab qemu-stock ## a prompt in the lab
 
 lab: guest image modules qemu tools ## what the lab needs to run the demo
 
-lab-kernels: image ## the other kernels, for lab/run --kernel 6.1|7.x
-	env -u KDIR lab/build/base 6.1
-	env -u KDIR lab/build/base 7.x
+lab-kernels: kernel-6.1 kernel-7.x image ## the other kernels, for lab/run --kernel 6.1|7.x
 	lab/build/initrd 6.1
 	lab/build/initrd 7.x
 
@@ -111,16 +114,23 @@ help: ## this list
 
 root:
 	@lab/build/root
+root-bookworm:
+	@lab/build/root bookworm
 checks: root
 	@lab/build/root checks
 kernel: root
 	@env -u KDIR lab/build/base 6.12
+kernel-6.1: kernel root-bookworm
+	@env -u KDIR lab/build/base 6.1
+kernel-7.x: kernel
+	@env -u KDIR lab/build/base 7.x
 live: kernel
 	@env -u KDIR lab/build/livepatch
 guest: kernel
 	@lab/build/guest
-image: kernel
+disk: root
 	@lab/build/image
+image: disk kernel
 	@lab/build/initrd 6.12
 qemu-stock: qemu
 	@lab/build/qemu stock
