@@ -10,6 +10,8 @@ sends to a QEMU, and each change of a file, is the last one of a tool that is ki
 import contextlib
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import socket
@@ -913,6 +915,26 @@ class Fleet(UpdateTest):
         self.assertEqual(result.returncode, 0, result.stdout)
         self.assertIn("4 guests: 4 done", result.stdout)
         self.assertEqual(result.stdout.count("another socket of a QEMU above"), 4)
+
+    def test_no_process(self):
+        """A guest whose process cannot be started has failed."""
+        for i in range(4):
+            self.vm(name=f"vm{i}", netdev=None)
+        refused = 0
+        for limit in range(8, 40):
+            result = tool("update", "--all", self.path("vm*.qmp"), "--parallel", "4",
+                          "--dry-run", "--keep-going",
+                          preexec_fn=lambda limit=limit: resource.setrlimit(
+                              resource.RLIMIT_NOFILE, (limit, limit)))
+            if result.returncode == 0:
+                break
+            if re.search(r"vm\d\.qmp: .*Too many open files", result.stderr):
+                self.assertRegex(result.stdout, r"vm\d\.qmp +refused *\n")
+                refused += 1
+            sums = re.search(r"4 guests: (\d) done, (\d) failed, 0 not tried", result.stdout)
+            self.assertEqual(4, sum(map(int, sums.groups())), result.stdout)
+        self.assertEqual(0, result.returncode, result.stderr)
+        self.assertGreater(refused, 0)
 
 
 def main():

@@ -142,7 +142,10 @@ static void start(Run *run, Guest *guest)
     guest->process = g_subprocess_newv((const char *const *)argv->pdata,
                                        G_SUBPROCESS_FLAGS_STDOUT_PIPE, &err);
     if (!guest->process) {
+        g_prefix_error(&err, "%s: ", guest->socket);
+        guest->ended = true;
         guest->status = fail(g_steal_pointer(&err));
+        print_row(guest, NULL);
         run->failed++;
         return;
     }
@@ -174,7 +177,7 @@ static void print_sum(const Run *run)
         ended += g_array_index(run->guests, Guest, i).ended;
     }
     printf("%u guests: %u done, %u failed, %u not tried\n", run->guests->len,
-           ended - MIN(ended, run->failed), run->failed,
+           ended - run->failed, run->failed,
            run->guests->len - run->next);
 }
 
