@@ -32,10 +32,15 @@ need_mirror() {
 			"apt-get install debian-archive-keyring"
 	MIRROR=$(debian_mirror Debian)
 	if [ -z "$MIRROR" ]; then
-		note "apt knows no Debian mirror yet: apt-get update"
-		apt-get update >&2 ||
-			die_of_download "apt-get update failed"
+		lock apt
 		MIRROR=$(debian_mirror Debian)
+		[ -n "$MIRROR" ] || {
+			note "apt knows no Debian mirror yet: apt-get update"
+			apt-get update >&2 ||
+				die_of_download "apt-get update failed"
+			MIRROR=$(debian_mirror Debian)
+		}
+		unlock
 	fi
 	[ -n "$MIRROR" ] ||
 		die "no Debian mirror in this machine's apt configuration" \
@@ -120,8 +125,8 @@ suite_update() {
 		/usr/lib/apt/apt-helper cat-file "$list"
 	done | awk '
 		$1 == "Package:" { p = $2 }
-		$1 == "Version:" { print p, $2 }' >"$d/packages.$$"
-	mv "$d/packages.$$" "$d/packages"
+		$1 == "Version:" { print p, $2 }' >"$d/packages.$$" &&
+		mv "$d/packages.$$" "$d/packages"
 }
 
 # suite_packages SUITE: print "PACKAGE VERSION" for each version of each package
@@ -146,7 +151,7 @@ download() {
 need_mmdebstrap() {
 	need_mirror
 	has_mmdebstrap && return
-	lock mmdebstrap
+	lock apt
 	if ! has_mmdebstrap; then
 		step_start "installing mmdebstrap on this machine"
 		{ apt-get update &&
@@ -176,9 +181,14 @@ debian_tree() {
 			tar -C "$dir" --numeric-owner --xattrs --xattrs-include='*' -xf "$cached"
 		return
 	fi
-	debian_tree_new "$@" && mkdir -p "$CACHE/trees" &&
-		tar -C "$dir" --xattrs -c --zstd -f "$name.$$.tmp" . &&
-		rm -f "$name".*.tar.zst && mv "$name.$$.tmp" "$cached"
+	debian_tree_new "$@" || return
+	mkdir -p "$CACHE/trees"
+	if tar -C "$dir" --xattrs -c --zstd -f "$cached.$$" .; then
+		keep_cached "$name" "$key.tar.zst"
+	else
+		warn "this tree is not kept in $CACHE/trees"
+		rm -f "$cached.$$"
+	fi
 }
 
 debian_tree_new() { # OPTION...: the part of debian_tree that mmdebstrap does

@@ -80,6 +80,13 @@ hash_of() {
 fresh() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
 stamp() { echo "$2" >"$1.tmp" && mv "$1.tmp" "$1"; }
 
+# keep_cached NAME KEY: keep NAME.KEY.PID in the cache as NAME.KEY, for which other clones
+# look, too; remove what had another key and is an hour old
+keep_cached() {
+	mv "$1.$2.$$" "$1.$2"
+	find "${1%/*}" -name "${1##*/}.*" ! -name "${1##*/}.$2" -mmin +60 -delete
+}
+
 need_space() {
 	local gb
 	mkdir -p "$BUILD"
