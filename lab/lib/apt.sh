@@ -172,8 +172,8 @@ debian_tree() {
 	suite_apt "$suite" apt-get update -q >&2 || return
 	name=${dir#"$BUILD/"}
 	name=$CACHE/trees/$(tr / - <<<"${name%.tmp}")
-	key=$(hash_of "$REPO/lab/lib/apt.sh" "=$suite $variant $packages $MIRROR" "=$*" \
-		"$CACHE/apt-$suite"/state/lists/*Release)
+	key=$(hash_of "=$suite $variant $packages $MIRROR $*" \
+		"=$(declare -f debian_tree_new)" "$CACHE/apt-$suite"/state/lists/*Release)
 	cached=$name.$key.tar.zst
 	if [ -f "$cached" ]; then
 		note "unpacking the tree of the cache: $suite has not changed"
